@@ -1,0 +1,79 @@
+"""Messages as canonical msgpack arrays: bounded, typed, one encoding each.
+
+A message is a frozen struct whose class carries a number (its tag); on the wire it is the array
+[tag, field, ...]. Decoding refuses, with `BadMessage` and nothing else, what is too long, not of
+the declared types and ranges, or not the one canonical encoding (docs/wire.md, part 2). Past this
+file only typed values exist.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Union
+
+import msgpack
+import msgspec
+from msgspec import Meta
+
+from p2pstream.errors import BadMessage
+
+MESSAGE_BYTES_MAX = 16 * 1024  # security/architecture.md 5.5: control messages.
+ITEMS_MAX = 64  # The same table: items in any one array.
+TEXT_BYTES_MAX = 256  # The same table: strings.
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+U8 = Annotated[int, Meta(ge=0, le=0xFF)]
+U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
+U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+# Sequence numbers and times stay below 2^53, so that any language can hold them exactly.
+U53 = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages. A subclass gives its `tag=` number and its fields."""
+
+
+class Codec:
+    """Packs and unpacks the messages of the given classes."""
+
+    def __init__(self, *classes: type[Message]) -> None:
+        self._types: Any = Union[classes]  # noqa: UP007: built at run time.
+
+    def pack(self, message: Message) -> bytes:
+        """The canonical encoding, at most `MESSAGE_BYTES_MAX` bytes."""
+        data = _pack(message)
+        assert len(data) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} is too long to send"
+        return data
+
+    def unpack(self, data: bytes) -> Message:
+        """The message in `data`. Raises `BadMessage`."""
+        if len(data) > MESSAGE_BYTES_MAX:
+            raise BadMessage(f"message of {len(data)} bytes, more than {MESSAGE_BYTES_MAX}")
+        values = _unpack(data)
+        try:
+            message: Message = msgspec.convert(values, self._types, strict=True)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise BadMessage(f"not a message: {error}") from None
+        if _pack(message) != data:
+            raise BadMessage(f"non_canonical: {type(message).__name__}")
+        return message
+
+
+def _pack(message: Message) -> bytes:
+    # `bytes` as the hook turns ids, which are bytes by another name, into plain ones.
+    values = msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=bytes)
+    data: bytes = msgpack.packb(values)
+    return data
+
+
+def _unpack(data: bytes) -> object:
+    try:
+        return msgpack.unpackb(
+            data,
+            max_array_len=ITEMS_MAX,
+            max_map_len=0,
+            max_ext_len=0,
+            max_str_len=TEXT_BYTES_MAX,
+            max_bin_len=MESSAGE_BYTES_MAX,
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise BadMessage(f"not msgpack: {type(error).__name__}") from None
