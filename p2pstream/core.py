@@ -86,6 +86,10 @@ class Note:
     fields: dict[str, str | int | float | bool | None]
 
 
+class Effect(Protocol):
+    """Anything a core wants done; each protocol adds its own to those above."""
+
+
 class Core(Protocol):
     """A protocol without hands. Tell it what happened, then ask what it wants."""
 
@@ -101,7 +105,7 @@ class Core(Protocol):
     def wake_at(self) -> float:
         """When to call `wake` next; `inf` when nothing is due."""
 
-    def effects(self) -> Iterable[object]:
+    def effects(self) -> Iterable[Effect]:
         """What to do now, oldest first. Reading empties the list."""
 
 

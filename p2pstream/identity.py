@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from typing import Self
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
@@ -29,7 +30,7 @@ class NodeId(bytes):
 
     __slots__ = ()
 
-    def __new__(cls, value: bytes) -> NodeId:
+    def __new__(cls, value: bytes) -> Self:
         assert len(value) == ID_BYTES, "an id is 32 bytes"
         return super().__new__(cls, value)
 
@@ -53,7 +54,7 @@ class PublicKey(bytes):
 
     __slots__ = ()
 
-    def __new__(cls, value: bytes) -> PublicKey:
+    def __new__(cls, value: bytes) -> Self:
         if len(value) != KEY_BYTES or not crypto_core_ed25519_is_valid_point(value):
             raise BadMessage("bad_key: not a canonical Ed25519 key of prime order")
         return super().__new__(cls, value)

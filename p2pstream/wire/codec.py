@@ -36,7 +36,7 @@ class Codec:
     """Packs and unpacks the messages of the given classes."""
 
     def __init__(self, *classes: type[Message]) -> None:
-        self._types: Any = Union[classes]  # noqa: UP007: built at run time.
+        self._types: Any = Union[classes]  # noqa: UP007  # Built at run time.
 
     def pack(self, message: Message) -> bytes:
         """The canonical encoding, at most `MESSAGE_BYTES_MAX` bytes."""

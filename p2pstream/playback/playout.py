@@ -1,0 +1,211 @@
+"""The playout: one clock that says when each chunk is due, and one order in which they leave.
+
+It is a jitter buffer. The earliest that heads have been arriving tells where live is; a chunk is
+due `target_s` after that. A chunk that is not here when due is a stall: playout waits, and the
+target grows so that the same lateness does not stall again; with everything early it shrinks back.
+Lag is bounded: whoever is too far behind jumps to the newest key frame and never replays.
+
+Invariant: the seqs handed over only grow, and each is complete (the `Shelf` says so).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+EDGE_MEMORY_S = 10.0  # How long the earliest head counts: long against jitter, short against drift.
+EDGE_SAMPLES_MAX = 128  # Of them; more than 10 s of chunks of 200 ms.
+TIMELINE_MAX = 256  # Seqs whose times we remember: four windows of heads.
+PATIENCE_S = 1.0  # Wild guess: a stall that long is worth a visible jump.
+SHRINK_PER_S = 0.04  # Playback may run 4 % fast unnoticed (measured for music: facts/media.md 4).
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """target_s: how long after the earliest possible moment a chunk is handed over, at rest."""
+
+    target_s: float = 0.5  # Measured on loopback: heads and pieces spread over 0.1 to 0.3 s.
+    target_s_max: float = 3.0  # Beyond it we prefer to lower the rendition or to skip.
+    behind_s_max: float = 4.0  # Playing further behind live than this: jump.
+
+
+class Shelf(Protocol):
+    """Where the chunks are."""
+
+    def ready(self, seq: int) -> bool:
+        """Whether the chunk can be played now."""
+
+    def next_key(self, after: int) -> int | None:
+        """The newest key chunk after `after` that can be played, with all that follow it."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a viewer would notice. played: chunks; late: of them, after a stall."""
+
+    played: int = 0
+    late: int = 0
+    skipped: int = 0
+    stalls: int = 0
+    stall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _When:
+    pts_s: float
+    duration_s: float
+
+
+class Playout:
+    """Decides when which chunk is handed to the player."""
+
+    def __init__(self, shelf: Shelf, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.target_s = self.config.target_s
+        self.counters = Counters()
+        self.next_seq: int | None = None
+        self.last_seq = -1  # Handed over before the last pause.
+        self._shelf = shelf
+        self._when: dict[int, _When] = {}
+        self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
+        self._started_at = -inf
+        self._stalled_at: float | None = None  # When the chunk we wait for was due.
+        self._margin_s = inf  # The smallest margin since `_margin_at`.
+        self._margin_at = -inf
+
+    def start(self, seq: int, *, now: float) -> None:
+        """Begin with `seq`. What lies behind live is handed over at once."""
+        assert seq > self.last_seq, "playout never goes back"
+        self.next_seq = seq
+        self._started_at = now
+        self._stalled_at = None
+
+    def pause(self) -> None:
+        """Forget where live is: the next `start` decides where to go on."""
+        if self.next_seq is not None:
+            self.last_seq = self.next_seq - 1
+        self.next_seq = None
+        self._edges.clear()
+
+    def saw_head(
+        self, seq: int, pts_s: float, duration_s: float, *, fresh: bool, now: float
+    ) -> None:
+        """A verified head came. fresh: it extends the live edge, so it tells where live is."""
+        self._when[seq] = _When(pts_s, duration_s)
+        while len(self._when) > TIMELINE_MAX:
+            del self._when[min(self._when)]
+        if not fresh:
+            return
+        offset = now - (pts_s + duration_s)
+        if self._edges and abs(offset - self._edges[-1][1]) > self.config.behind_s_max:
+            self._edges.clear()  # The timeline itself moved, or we slept.
+        self._edges.append((now, offset))
+        while self._edges[0][0] < now - EDGE_MEMORY_S:
+            self._edges.popleft()
+
+    def arrived(self, seq: int, *, now: float) -> None:
+        """The chunk of `seq` became complete: learn how early that was."""
+        if self.next_seq is not None and seq >= self.next_seq:
+            self._margin_s = min(self._margin_s, self.due(seq) - now)
+
+    def due(self, seq: int) -> float:
+        """When `seq` is to be handed over; `inf` while nothing is known of the time line."""
+        end_s = self._end_s(seq)
+        if end_s is None or not self._edges:
+            return inf
+        return end_s + min(offset for _, offset in self._edges) + self.target_s
+
+    def wake_at(self) -> float:
+        """When to call `take` next."""
+        if self.next_seq is None:
+            return inf
+        if self._stalled_at is not None:
+            return inf  # Only an arrival, or the swarm's own tick, can end a stall.
+        return self.due(self.next_seq)
+
+    def take(self, *, now: float) -> list[int]:
+        """The seqs to hand over now, oldest first."""
+        self._adapt(now)
+        taken: list[int] = []
+        while self.next_seq is not None and (due := self.due(self.next_seq)) <= now:
+            ready = self._shelf.ready(self.next_seq)
+            if not ready:
+                self._stall()
+            if now - due >= (self.config.behind_s_max if ready else PATIENCE_S) and self._jump(now):
+                continue
+            if not ready:
+                break
+            self._resume(now)
+            self.counters.played += 1
+            taken.append(self.next_seq)
+            self.next_seq += 1
+        return taken
+
+    @property
+    def stalled(self) -> bool:
+        return self._stalled_at is not None
+
+    @property
+    def margin_s(self) -> float:
+        """How early the latest of the recent chunks was; negative when late."""
+        return self._margin_s
+
+    def buffer_s(self) -> float:
+        """Seconds of media that are ready ahead of what has been handed over."""
+        seq, total = self.next_seq, 0.0
+        while seq is not None and seq in self._when and self._shelf.ready(seq):
+            total += self._when[seq].duration_s
+            seq += 1
+        return total
+
+    def _stall(self) -> None:
+        assert self.next_seq is not None
+        due = self.due(self.next_seq)
+        if self._stalled_at is None and due > self._started_at:
+            self._stalled_at = due
+            self.counters.stalls += 1
+
+    def _resume(self, now: float) -> None:
+        if self._stalled_at is None:
+            return
+        late_s = now - self._stalled_at
+        self.counters.late += 1
+        self.counters.stall_s += late_s
+        self.target_s = min(self.config.target_s_max, self.target_s + 1.2 * late_s)
+        self._stalled_at = None
+        self._margin_s, self._margin_at = inf, now
+
+    def _jump(self, now: float) -> bool:
+        """Skip to a key chunk when waiting longer makes no sense. True when it did."""
+        assert self.next_seq is not None
+        key = self._shelf.next_key(self.next_seq)
+        if key is None:
+            return False
+        self.counters.skipped += key - self.next_seq
+        if self._stalled_at is not None:
+            self.counters.stall_s += now - self._stalled_at
+        self._stalled_at = None
+        self.next_seq = key
+        return True
+
+    def _adapt(self, now: float) -> None:
+        """Give back, slowly, delay that the last seconds did not need."""
+        if now - self._margin_at < 1.0:
+            return
+        spare = self._margin_s > 0.6 * self.target_s and self._margin_s != inf
+        if spare and self._stalled_at is None:
+            self.target_s = max(self.config.target_s, self.target_s - SHRINK_PER_S)
+        self._margin_s, self._margin_at = inf, now
+
+    def _end_s(self, seq: int) -> float | None:
+        """When `seq` ends on the stream's time line, extrapolated where its head is unknown."""
+        when = self._when.get(seq)
+        if when is None:
+            known = max((s for s in self._when if s < seq), default=None)
+            if known is None:
+                return None
+            when = self._when[known]
+            return when.pts_s + when.duration_s * (1 + seq - known)
+        return when.pts_s + when.duration_s

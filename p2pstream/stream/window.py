@@ -1,0 +1,151 @@
+"""The last seconds of a stream: verified heads and verified pieces, and nothing else.
+
+Invariant: whatever is in here was checked against a head, and the head against the epoch. A piece
+that fails raises before it is stored, so nothing unverified can be announced, passed on or played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from p2pstream.errors import BadMessage, Misbehaviour
+from p2pstream.stream.chunk import Chunk, piece_size
+from p2pstream.stream.head import Head, Part
+from p2pstream.stream.merkle import leaf_hash, proves
+
+HEADS_MAX = 64  # security/architecture.md 5.5: 13 s of chunks of 200 ms.
+BYTES_MAX = 64 * 1024 * 1024  # The same table.
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A verified piece, with what the next peer needs to verify it: its Merkle proof."""
+
+    data: bytes
+    proof: tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class _Slot:
+    head: Head
+    pieces: dict[int, dict[int, Piece]] = field(default_factory=dict)  # rendition -> index
+
+
+class Window:
+    """Heads and pieces by `seq`, the oldest leaving first."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, _Slot] = {}
+        self.bytes = 0
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._slots
+
+    def __iter__(self) -> Iterator[int]:
+        """The seqs whose heads we have, in order."""
+        return iter(sorted(self._slots))
+
+    @property
+    def newest(self) -> int:
+        """The live edge as far as we have its head; -1 of nothing."""
+        return max(self._slots, default=-1)
+
+    @property
+    def oldest_allowed(self) -> int:
+        """Heads before this seq would leave at once."""
+        return self.newest - HEADS_MAX + 1
+
+    def head(self, seq: int) -> Head | None:
+        slot = self._slots.get(seq)
+        return slot.head if slot else None
+
+    def add_head(self, head: Head) -> bool:
+        """Keep a verified head; False when it is too old or already here.
+
+        Raises `Misbehaviour` for a second head at one place: see `forks`.
+        """
+        known = self._slots.get(head.seq)
+        if known is not None:
+            if known.head.hash != head.hash:
+                raise Misbehaviour(f"two heads for seq {head.seq}: the broadcaster forked")
+            return False
+        if head.seq < self.oldest_allowed:
+            return False
+        self._slots[head.seq] = _Slot(head)
+        self._evict()
+        return True
+
+    def forks(self, head: Head) -> Head | None:
+        """The other head at the place of `head`, when the chain forks there."""
+        known = self.head(head.seq)
+        return known if known is not None and known.hash != head.hash else None
+
+    def add_piece(
+        self, seq: int, rendition: int, index: int, data: bytes, proof: tuple[bytes, ...]
+    ) -> bool:
+        """Check a piece and keep it; False when it is already here.
+
+        Raises `Misbehaviour` when it does not fit the head: the sender is guilty, since everybody
+        checks before passing on. Raises `BadMessage` for a seq whose head we do not have.
+        """
+        slot = self._slots.get(seq)
+        if slot is None:
+            raise BadMessage(f"piece of seq {seq}, whose head is not here")
+        part = slot.head.part(rendition)
+        if part is None or index >= part.pieces:
+            raise Misbehaviour("piece of a chunk that the head does not name")
+        pieces = slot.pieces.setdefault(rendition, {})
+        if index in pieces:
+            return False
+        if len(data) != piece_size(part.size, index) or not proves(
+            part.root, index, part.pieces, leaf_hash(data), proof
+        ):
+            raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
+        pieces[index] = Piece(data, proof)
+        self.bytes += len(data)
+        self._evict()
+        return True
+
+    def piece(self, seq: int, rendition: int, index: int) -> Piece | None:
+        slot = self._slots.get(seq)
+        return slot.pieces.get(rendition, {}).get(index) if slot else None
+
+    def have(self, seq: int, rendition: int) -> int:
+        """The pieces we hold of a chunk, as a bit mask (bit i: piece i)."""
+        slot = self._slots.get(seq)
+        return sum(1 << index for index in slot.pieces.get(rendition, {})) if slot else 0
+
+    def missing(self, seq: int, rendition: int) -> int:
+        """The pieces we lack of a chunk whose head we have, as a bit mask."""
+        part = self._part(seq, rendition)
+        return ((1 << part.pieces) - 1) & ~self.have(seq, rendition) if part else 0
+
+    def complete(self, seq: int, rendition: int) -> bool:
+        return self._part(seq, rendition) is not None and not self.missing(seq, rendition)
+
+    def chunk(self, seq: int, rendition: int) -> Chunk | None:
+        """The whole chunk, when every piece of it is here."""
+        part = self._part(seq, rendition)
+        if part is None or self.missing(seq, rendition):
+            return None
+        slot = self._slots[seq]
+        head, pieces = slot.head, slot.pieces[rendition]
+        data = b"".join(pieces[index].data for index in range(part.pieces))
+        return Chunk(
+            seq, rendition, part.init, head.pts, head.duration, head.captured_ms,
+            head.key, head.discontinuity, data,
+        )  # fmt: skip
+
+    def newest_key(self) -> int:
+        """The newest seq at which decoding can start; -1 when none is known."""
+        return max((seq for seq, slot in self._slots.items() if slot.head.key), default=-1)
+
+    def _part(self, seq: int, rendition: int) -> Part | None:
+        slot = self._slots.get(seq)
+        return slot.head.part(rendition) if slot else None
+
+    def _evict(self) -> None:
+        while len(self._slots) > HEADS_MAX or self.bytes > BYTES_MAX:
+            slot = self._slots.pop(min(self._slots))
+            self.bytes -= sum(len(p.data) for ps in slot.pieces.values() for p in ps.values())

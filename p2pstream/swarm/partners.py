@@ -1,0 +1,183 @@
+"""Whom we trade with, what they say they hold, and whom else we could ask.
+
+A partner's words are hints: they steer what we ask for and from whom, and cost us at most a
+request that is not answered. Everything remembered of a partner is bounded by the window of heads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+
+from p2pstream.identity import Address, NodeId
+from p2pstream.stream.window import HEADS_MAX
+from p2pstream.swarm.ledger import Account
+from p2pstream.swarm.messages import (
+    NO_HOPS,
+    SHORT_ID_BYTES,
+    SUBSTREAMS,
+    Have,
+    Map,
+    Role,
+    unpack_mask,
+)
+
+PARTNERS_MAX = 16  # design/protocol.md: 8-16.
+PARTNERS_WANTED = 8  # The lower end: below it we look for more.
+RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
+CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
+RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
+RETRY_S_MAX = 60.0
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a partner said of one rendition: masks of pieces by seq, and its place in the mesh."""
+
+    masks: dict[int, int] = field(default_factory=dict)
+    hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
+    parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
+
+    @property
+    def edge(self) -> int:
+        """The newest seq of which the partner holds anything; -1 of nothing."""
+        return max(self.masks, default=-1)
+
+    def note(self, seq: int, mask: int) -> None:
+        if seq > self.edge - HEADS_MAX:
+            self.masks[seq] = mask
+        while len(self.masks) > HEADS_MAX:
+            del self.masks[min(self.masks)]
+
+
+@dataclass(slots=True)
+class Partner:
+    """One peer that trades with us in this stream.
+
+    asked: pieces we requested and do not have yet, (seq, rendition, index) -> when.
+    knows: seqs whose heads it certainly has. cool: feeds it may not be chosen for, until when.
+    """
+
+    node: NodeId
+    address: Address
+    role: Role
+    joined_at: float
+    heard_at: float
+    dialled: bool
+    heard: dict[int, Heard] = field(default_factory=dict)
+    key: int = 0
+    slots: int = 0
+    knows: set[int] = field(default_factory=set)
+    asked: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    cool: dict[tuple[int, int], float] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+
+    @property
+    def short_id(self) -> bytes:
+        return bytes(self.node[:SHORT_ID_BYTES])
+
+    def holds(self, rendition: int, seq: int) -> int:
+        """The pieces it says it holds, as a bit mask."""
+        heard = self.heard.get(rendition)
+        return heard.masks.get(seq, 0) if heard else 0
+
+    def edge(self, rendition: int) -> int:
+        heard = self.heard.get(rendition)
+        return heard.edge if heard else -1
+
+    def learn_map(self, message: Map) -> None:
+        """A full map replaces what we heard of that rendition. Raises `BadMessage`."""
+        masks = [unpack_mask(mask) for mask in message.masks]
+        heard = self._heard(message.rendition)
+        if heard is None:
+            return
+        heard.masks = {message.base + n: mask for n, mask in enumerate(masks) if mask}
+        heard.hops, heard.parents = message.hops, message.parents
+        self.key, self.slots = message.key, message.slots
+
+    def learn_have(self, message: Have) -> None:
+        """Raises `BadMessage`."""
+        heard = self._heard(message.rendition)
+        for seq, mask in message.items:
+            bits = unpack_mask(mask)
+            if heard is not None:
+                heard.note(seq, bits)
+
+    def knows_head(self, seq: int) -> bool:
+        return seq in self.knows or any(seq in heard.masks for heard in self.heard.values())
+
+    def forget_before(self, seq: int) -> None:
+        """Drop what concerns seqs that have left the window."""
+        self.knows = {s for s in self.knows if s >= seq}
+        self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}
+        for heard in self.heard.values():
+            heard.masks = {s: mask for s, mask in heard.masks.items() if s >= seq}
+
+    def _heard(self, rendition: int) -> Heard | None:
+        if rendition not in self.heard and len(self.heard) >= RENDITIONS_HEARD_MAX:
+            return None
+        return self.heard.setdefault(rendition, Heard())
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A node that may trade in this stream."""
+
+    node: NodeId
+    addresses: tuple[Address, ...]
+    failures: int = 0
+    retry_at: float = -inf
+
+
+class Candidates:
+    """Nodes we heard of, newest last; the oldest leaves when there are too many."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[NodeId, Candidate] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def learn(self, node: NodeId, addresses: Iterable[Address]) -> None:
+        known = self._known.get(node)
+        if known is not None:
+            known.addresses = tuple(dict.fromkeys((*addresses, *known.addresses)))[:4]
+            return
+        self._known[node] = Candidate(node, tuple(addresses)[:4])
+        if len(self._known) > CANDIDATES_MAX:
+            self._known.popitem(last=False)
+
+    def failed(self, node: NodeId, *, now: float) -> None:
+        """The dial failed, or the peer had no room: ask again later."""
+        candidate = self._known.get(node)
+        if candidate is not None:
+            pause = min(RETRY_S_MAX, RETRY_S * 2**candidate.failures)
+            candidate.failures = min(candidate.failures + 1, 10)
+            candidate.retry_at = now + pause
+
+    def worked(self, node: NodeId) -> None:
+        candidate = self._known.get(node)
+        if candidate is not None:
+            candidate.failures, candidate.retry_at = 0, -inf
+
+    def forget(self, node: NodeId) -> None:
+        self._known.pop(node, None)
+
+    def hurry(self) -> None:
+        """We were away: every pause is over."""
+        for candidate in self._known.values():
+            candidate.retry_at = -inf
+
+    def pick(
+        self, count: int, *, besides: Iterable[NodeId], now: float, rng: Random
+    ) -> list[Candidate]:
+        """Up to `count` random candidates that may be dialled now."""
+        taken = set(besides)
+        free = [
+            c for c in self._known.values()
+            if c.node not in taken and c.retry_at <= now and c.addresses
+        ]  # fmt: skip
+        return rng.sample(free, min(count, len(free)))

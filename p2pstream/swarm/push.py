@@ -1,0 +1,174 @@
+"""Pushing along substreams: whom we push to, and whom we let push to us.
+
+The structure is New CoolStreaming's (one parent for each substream, replaced when it falls behind);
+the diversity of parents is SplitStream's reason; hop counts come from the pieces themselves, so a
+loop is seen at once as a parent that brings nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from p2pstream.identity import NodeId
+from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
+
+Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
+
+HOPS_MAX = 16  # A mesh of 10,000 peers with 4 children each is 7 deep; beyond it is a loop.
+HOP_COST = 1.0  # The unit of the costs below.
+RTT_COST_PER_S = 20.0  # One hop is worth about 50 ms.
+SAME_PARENT_COST = 0.7  # SplitStream: the loss of one parent should cost one substream.
+BEHIND_COST = 1.0  # For each chunk that the candidate is behind the newest one known.
+SCARCE_COST = 2.0  # The last free slot of a candidate is worth two hops: spread the load.
+SEED_COST = 1.5  # design/protocol.md: seeds and the broadcaster are parents of last resort.
+ORIGIN_COST = 4.0
+DICE_COST = 0.5  # Newcomers who see the same map should not all choose the same parent.
+DIRECT_MIN = 2  # Viewers and seeds fed by the origin for each substream: one may die. Wild guess.
+SMALL_SWARM = 10  # Z of libswift's SharingLivePiecePicker.
+
+
+class Children:
+    """Who subscribed to what. The number of subscriptions is bounded by `slots`."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._since: dict[Feed, dict[NodeId, int]] = {}
+
+    @property
+    def used(self) -> int:
+        return sum(len(children) for children in self._since.values())
+
+    @property
+    def free(self) -> int:
+        return max(0, self.slots - self.used)
+
+    def subscribe(
+        self, peer: NodeId, rendition: int, substreams: int, since: int
+    ) -> tuple[int, int]:
+        """Let `peer` have just these substreams, the new ones from `since` on.
+
+        Returns two masks: those that are new, and those for which there is no room.
+        """
+        added = refused = 0
+        for substream in range(SUBSTREAMS):
+            children = self._since.setdefault((rendition, substream), {})
+            if not substreams >> substream & 1:
+                children.pop(peer, None)
+            elif peer not in children and self.free:
+                children[peer] = since
+                added |= 1 << substream
+            elif peer not in children:
+                refused |= 1 << substream
+        return added, refused
+
+    def forget(self, peer: NodeId) -> None:
+        for children in self._since.values():
+            children.pop(peer, None)
+
+    def of(self, seq: int, rendition: int, index: int) -> list[NodeId]:
+        """Who is to be pushed this piece."""
+        children = self._since.get((rendition, substream_of(seq, index)), {})
+        return [peer for peer, since in children.items() if since <= seq]
+
+    def feeds_of(self, peer: NodeId) -> list[Feed]:
+        return [feed for feed, children in self._since.items() if peer in children]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A partner as a possible parent for one feed.
+
+    hops: how far it is from the broadcaster. behind: chunks it lags the newest known. already: how
+    many feeds it gives us. slots: how many more it can give (at least one).
+    """
+
+    peer: NodeId
+    role: Role
+    hops: int
+    rtt_s: float
+    behind: int
+    already: int
+    slots: int
+
+
+def choose_parent(offers: Sequence[Offer], *, partners: int, rng: Random) -> Offer | None:
+    """The cheapest parent, or none."""
+    able = [offer for offer in offers if offer.hops < HOPS_MAX]
+    lucky = rng.random() < origin_probability(partners)
+    return min(able, key=lambda o: _cost(o, lucky=lucky) + DICE_COST * rng.random(), default=None)
+
+
+def origin_probability(partners: int) -> float:
+    """How likely a newcomer may take a feed from the origin as gladly as from anybody.
+
+    libswift's rule for small swarms: 1/x with x = max(1, min(n, Z) - max(0, n - Z)), so that few of
+    ten viewers ask the origin, while in large swarms the origin is just one peer of many.
+    """
+    return 1 / max(1, min(partners, SMALL_SWARM) - max(0, partners - SMALL_SWARM))
+
+
+def may_leave_origin(me: NodeId, direct: Iterable[NodeId], substream: int) -> bool:
+    """Whether enough others are fed by the origin that we may take this substream from them.
+
+    Both sides of every pair must not leave at once, so an order that all compute alike decides:
+    another one for each substream, so that the direct places are spread.
+    """
+
+    def rank(node: NodeId) -> bytes:
+        start = substream * 8  # The four quarters of an id give four independent orders.
+        return node[start:] + node[:start]
+
+    return sum(rank(node) < rank(me) for node in direct) >= DIRECT_MIN
+
+
+@dataclass(slots=True)
+class Parent:
+    """Who feeds us one feed, since when, and how often it was late in a row.
+
+    first: the seq from which on it pushes. seq: the newest it brought.
+    """
+
+    peer: NodeId
+    since: float
+    first: int
+    seq: int
+    hops: int = HOPS_MAX
+    missed: int = 0
+    pieces: int = 0
+
+
+@dataclass(slots=True)
+class Parents:
+    """Our parents by feed."""
+
+    by_feed: dict[Feed, Parent] = field(default_factory=dict)
+
+    def fed_by(self, peer: NodeId) -> list[Feed]:
+        return [feed for feed, parent in self.by_feed.items() if parent.peer == peer]
+
+    def mask(self, peer: NodeId, rendition: int) -> int:
+        """The substreams of `rendition` that `peer` is to push to us, as a bit mask."""
+        return sum(1 << s for r, s in self.fed_by(peer) if r == rendition)
+
+    def open_feeds(self, renditions: Iterable[int]) -> list[Feed]:
+        """What nobody pushes to us yet."""
+        feeds = [(r, s) for r in renditions for s in range(SUBSTREAMS)]
+        return [feed for feed in feeds if feed not in self.by_feed]
+
+
+def _cost(offer: Offer, *, lucky: bool) -> float:
+    role = {
+        Role.ORIGIN: 0.0 if lucky else ORIGIN_COST,
+        Role.SEED: SEED_COST,
+        Role.VIEWER: 0.0,
+    }[offer.role]
+    return (
+        HOP_COST * offer.hops
+        + RTT_COST_PER_S * offer.rtt_s
+        + BEHIND_COST * offer.behind
+        + SAME_PARENT_COST * offer.already
+        + SCARCE_COST / offer.slots
+        + role
+    )

@@ -1,0 +1,91 @@
+"""Pulling: which missing pieces to ask for now, and whom.
+
+Push brings nearly everything; pull fills the start (the pieces since the last key frame) and mends
+what a parent failed to bring. A piece that a parent is expected to push is asked for only when it
+is late; an answer that is late in turn is hedged: asked of a second partner (Dean and Barroso, "The
+Tail at Scale"), rarely enough to stay below 2 % of bytes twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from p2pstream.identity import NodeId
+from p2pstream.swarm.messages import Role
+
+PATIENCE_S = 0.15  # How long a parent may be late, besides two round trips: measured jitter.
+URGENT_S = 0.25  # Before the deadline patience ends: time for a request, an answer and a hedge.
+ANSWER_S = 0.25  # How long an answer may take, besides two round trips, before it is hedged.
+IN_FLIGHT_MAX = 3  # Copies asked for at once (PPTV's redundant requests, facts/anchors.md M4).
+ASKED_MAX = 64  # Requests in flight with one partner: security/architecture.md 5.5.
+ORIGIN_PENALTY_S = 1.0  # As if the origin were a second away: everybody else first.
+SEED_PENALTY_S = 0.05
+QUEUE_COST_S = 0.02  # For each piece already asked of a partner.
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A piece that somebody holds and we do not.
+
+    known_at: when we first heard of it. deadline: when its chunk is due. pushed: a parent is to
+    bring it. asked: when, and of whom, we asked.
+    """
+
+    seq: int
+    rendition: int
+    index: int
+    known_at: float
+    deadline: float
+    pushed: bool
+    asked: tuple[tuple[NodeId, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A partner that says it holds the piece. queue: pieces we already asked of it."""
+
+    peer: NodeId
+    role: Role
+    rtt_s: float
+    queue: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Ask `peer` for the piece (None: wait). late: a parent let us down."""
+
+    peer: NodeId | None
+    late: bool
+
+
+def decide(piece: Missing, holders: Sequence[Holder], *, now: float, rng: Random) -> Verdict:
+    """Whom to ask for `piece` now, if anybody."""
+    rtt_s = min((holder.rtt_s for holder in holders), default=0.0)
+    urgent = piece.deadline - now < URGENT_S + 2 * rtt_s
+    if piece.asked:
+        newest = max(at for _, at in piece.asked)
+        answered_s = ANSWER_S * len(piece.asked) + 2 * rtt_s
+        if len(piece.asked) >= IN_FLIGHT_MAX or now - newest < answered_s:
+            return Verdict(None, late=False)
+    elif piece.pushed and not urgent and now - piece.known_at < PATIENCE_S + 2 * rtt_s:
+        return Verdict(None, late=False)
+    asked = {peer for peer, _ in piece.asked}
+    able = [h for h in holders if h.peer not in asked and h.queue < ASKED_MAX]
+    best = min(able, key=lambda h: _cost(h) + 0.01 * rng.random(), default=None)
+    return Verdict(best.peer if best else None, late=piece.pushed and not piece.asked)
+
+
+def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int], dict[int, int]]:
+    """Group what to ask: (peer, rendition) -> seq -> mask of pieces."""
+    grouped: dict[tuple[NodeId, int], dict[int, int]] = {}
+    for peer, piece in wanted:
+        masks = grouped.setdefault((peer, piece.rendition), {})
+        masks[piece.seq] = masks.get(piece.seq, 0) | 1 << piece.index
+    return grouped
+
+
+def _cost(holder: Holder) -> float:
+    penalty = {Role.ORIGIN: ORIGIN_PENALTY_S, Role.SEED: SEED_PENALTY_S, Role.VIEWER: 0.0}
+    return holder.rtt_s + QUEUE_COST_S * holder.queue + penalty[holder.role]
