@@ -1,1 +1,1 @@
-"""TODO"""
+"""Kademlia, hardened: how nodes find who has a stream."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What a viewer watches, and when: playout, bit-rate decisions, playlists. Pure."""

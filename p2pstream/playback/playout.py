@@ -66,11 +66,13 @@ class Playout:
         self.target_s = self.config.target_s
         self.counters = Counters()
         self.next_seq: int | None = None
+        self.end_seq: int | None = None  # Where the stream ends: nothing is due there.
         self.last_seq = -1  # Handed over before the last pause.
         self._shelf = shelf
         self._when: dict[int, _When] = {}
         self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
         self._started_at = -inf
+        self._moved_to = -1  # The first seq of the present time line.
         self._stalled_at: float | None = None  # When the chunk we wait for was due.
         self._margin_s = inf  # The smallest margin since `_margin_at`.
         self._margin_at = -inf
@@ -100,7 +102,8 @@ class Playout:
             return
         offset = now - (pts_s + duration_s)
         if self._edges and abs(offset - self._edges[-1][1]) > self.config.behind_s_max:
-            self._edges.clear()  # The timeline itself moved, or we slept.
+            self._edges.clear()  # The time line itself moved: the broadcaster started anew.
+            self._moved_to = seq
         self._edges.append((now, offset))
         while self._edges[0][0] < now - EDGE_MEMORY_S:
             self._edges.popleft()
@@ -121,15 +124,20 @@ class Playout:
         """When to call `take` next."""
         if self.next_seq is None:
             return inf
-        if self._stalled_at is not None:
+        if self._stalled_at is not None or self.next_seq == self.end_seq:
             return inf  # Only an arrival, or the swarm's own tick, can end a stall.
         return self.due(self.next_seq)
 
     def take(self, *, now: float) -> list[int]:
         """The seqs to hand over now, oldest first."""
         self._adapt(now)
-        taken: list[int] = []
-        while self.next_seq is not None and (due := self.due(self.next_seq)) <= now:
+        taken = self._take_before_move()
+        while (
+            self.next_seq is not None
+            and self.next_seq != self.end_seq
+            and self.next_seq >= self._moved_to
+            and (due := self.due(self.next_seq)) <= now
+        ):
             ready = self._shelf.ready(self.next_seq)
             if not ready:
                 self._stall()
@@ -143,9 +151,26 @@ class Playout:
             self.next_seq += 1
         return taken
 
+    def _take_before_move(self) -> list[int]:
+        """What is left of the time line before it moved has no due times: play it, then jump."""
+        taken: list[int] = []
+        while self.next_seq is not None and self.next_seq < self._moved_to:
+            if self._shelf.ready(self.next_seq):
+                taken.append(self.next_seq)
+                self.counters.played += 1
+                self.next_seq += 1
+            elif not self._jump(self._stalled_at or 0.0):
+                break
+        return taken
+
     @property
     def stalled(self) -> bool:
         return self._stalled_at is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is left to hand over before the end."""
+        return self.next_seq is not None and self.next_seq != self.end_seq
 
     @property
     def margin_s(self) -> float:

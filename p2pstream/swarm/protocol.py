@@ -67,6 +67,7 @@ BACKLOG_MIN = 256 * 1024  # Bytes always allowed, whatever the rate: one BDP (fa
 INITS_MAX = 32  # Four changes of all renditions.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
 ANSWERS_MAX = 64  # Pieces sent for one Want.
+EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
 ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
 IMPROVE_S = 3.0  # How often one feed is moved from the origin to a peer.
 NOT_LINKED_MAX = 64  # Links to peers that are no partners (yet) that we remember.
@@ -145,9 +146,11 @@ class Swarm:
         )
         self.ended = False
         self.forked = False
+        self._told_end = False
         self.first_chunk_at: float | None = None
         self._roads, self._rng, self._wall = roads, rng, wall
         self._mark = epoch_mark
+        self._epoch_at = -inf
         self._limbo = Limbo()
         self._links: dict[NodeId, Address] = {}
         self._dialling: set[NodeId] = set()
@@ -362,8 +365,12 @@ class Swarm:
         if not epoch.covers(self._wall_ms(now)) or epoch.number < self._mark:
             raise BadMessage("epoch certificate that is not valid now: stale stream")
         if self.epoch is None or epoch.number > self.epoch.number:
-            self.epoch, self._mark = epoch, epoch.number
+            news = self.epoch is not None
+            self.epoch, self._mark, self._epoch_at = epoch, epoch.number, now
+            self.ended = self._told_end = False
             self._out.append(EpochSeen(epoch))
+            for peer in self.partners if news else ():
+                self._join(peer)
 
     def _on_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
         if header.head:
@@ -380,8 +387,10 @@ class Swarm:
         known = self.window.head(head.seq)
         if known is not None and known.raw == raw:
             return
-        if self.epoch is None:
-            raise BadMessage("a head before any epoch certificate")
+        if self.epoch is None or head.epoch > self.epoch.number:
+            return  # Its certificate is on the way, on another QUIC stream.
+        if head.epoch < self.epoch.number and now - self._epoch_at < EPOCH_GRACE_S:
+            return  # The sender has not heard of our epoch yet.
         head.verify(self.epoch, wall_ms=self._wall_ms(now))
         if self._forks(head):
             self._fork(head)
@@ -859,10 +868,14 @@ class Swarm:
     # Small things.
 
     def _take(self, now: float) -> None:
+        """Hand over what is due, and tell the end once it is reached."""
         for chunk in self.watch.take(now=now) if self.watch else ():
             if self.first_chunk_at is None:
                 self.first_chunk_at = now
             self._out.append(Play(chunk))
+        if self.ended and not self._told_end and not (self.watch and self.watch.playout.busy):
+            self._told_end = True
+            self._out.append(Note("ended", {"seq": self.window.newest}))
 
     def _plan_soon(self, now: float) -> None:
         self._plan_at = min(self._plan_at, now)
@@ -919,8 +932,12 @@ class Swarm:
             self._out.append(Note("forked", {"seq": head.seq, "epoch": head.epoch}))
 
     def _end(self, head: Head) -> None:
+        """The signed end: pass it on, since no piece will carry it."""
         self.ended = True
-        self._out.append(Note("ended", {"seq": head.seq}))
+        if self.watch:
+            self.watch.playout.end_seq = head.seq
+        for peer in self.partners:
+            self._join(peer)
 
     def _count_rate(self, head: Head) -> None:
         if head.parts:

@@ -1,0 +1,194 @@
+"""`p2pstream broadcast`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import AsyncExitStack, ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+from rich.live import Live
+from rich.table import Table
+
+from p2pstream.access import Seed, Ticket
+from p2pstream.cli.common import (
+    STATS_S,
+    Talk,
+    advertised,
+    cpu_s,
+    json_option,
+    network_options,
+    parse_seed,
+    run,
+    size,
+)
+from p2pstream.identity import Address, NodeKey, StreamKey
+from p2pstream.media.ingest import Ingest
+from p2pstream.media.options import Source, is_url
+from p2pstream.node.broadcaster import Broadcaster
+from p2pstream.node.control import showing
+from p2pstream.node.node import Node, lan
+from p2pstream.node.state import Paths, Store
+from p2pstream.swarm.protocol import ORIGIN_COPIES
+
+PORT = 7440  # Unassigned by IANA. A fixed port keeps tickets valid over a restart.
+LINGER_S = 2.0  # After the end, so that the last chunks and the news of it get out.
+
+
+@click.command(
+    epilog="""\b
+INPUT is a file, - for standard input, a URL that FFmpeg reads, or testsrc.
+\b
+Examples:
+  p2pstream broadcast talk.mp4
+  p2pstream broadcast --loop talk.mp4 --ladder 720p:2500k,480p:1M
+  ffmpeg ... -f mpegts - | p2pstream broadcast - --title "Town hall"
+  p2pstream broadcast testsrc --seed <id>@203.0.113.7:7441
+"""
+)
+@click.argument("input_", metavar="INPUT")
+@click.option("--title", help="What viewers see.")
+@click.option("--loop", is_flag=True, help="Play a file again and again.")
+@click.option("--ladder", default="", metavar="RUNGS",
+              help="Renditions to encode, say 720p:2500k,480p; or one bit rate, say 1M.")  # fmt: skip
+@click.option("--seed", "seeds", multiple=True, metavar="ID@IP:PORT",
+              help="A seed to be found through (repeatable).")  # fmt: skip
+@click.option("--name", default="default", show_default=True,
+              help="Which of your streams: each name is a stream of its own.")  # fmt: skip
+@click.option("--copies", type=click.FloatRange(1, 1000), default=ORIGIN_COPIES, show_default=True,
+              help="Upload at most, in rates of the stream.")  # fmt: skip
+@network_options
+@json_option
+def command(
+    input_: str, title: str | None, loop: bool, ladder: str, seeds: tuple[str, ...], name: str,
+    copies: float, host: str, port: int | None, advertise: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Broadcast INPUT live and print its ticket."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise click.BadParameter("a stream's name has letters, digits, - and _ only")
+    talk = Talk(as_json=as_json)
+    source = Source(input=input_, loop=loop, rungs=ladder)
+    run(
+        lambda: broadcast(
+            source, talk, title=title or _title(input_), name=name, copies=copies,
+            seeds=tuple(parse_seed(seed) for seed in seeds),
+            bind=(host, free_port(host, PORT) if port is None else port),
+            advertise=advertised(advertise),
+        )
+    )  # fmt: skip
+
+
+async def broadcast(
+    source: Source, talk: Talk, *, title: str, name: str, copies: float,
+    seeds: tuple[Seed, ...], bind: Address, advertise: Address | None,
+) -> None:  # fmt: skip
+    """Until the input ends."""
+    paths = Paths.default()
+    store = Store(paths.state)
+    ingest = Ingest(source)
+    async with AsyncExitStack() as stack:
+        keys = stack.enter_context(ExitStack())
+        root = keys.enter_context(store.stream_key(name).use(StreamKey))
+        key = keys.enter_context(store.node_key(f"broadcast-{name}").use(NodeKey))
+        known = [(seed.node, seed.address) for seed in seeds]
+        node = Node(
+            key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
+            allow_private=lan([*(a for _, a in known), *([bind] if bind[0] != "0.0.0.0" else [])])  # noqa: S104
+            or not seeds,
+        )  # fmt: skip
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(node.run)
+        node.bootstrap([*known, *store.peers()])
+        caster = Broadcaster(node, root, store, ingest, title, copies=copies, note=talk.note)
+        caster.start()
+        await stack.enter_async_context(showing(paths.runtime, "broadcast", caster.state))
+        ticket = Ticket(root.stream_id, (*seeds, Seed(node.node_id, node.address)))
+        _show_ticket(talk, ticket, title)
+        nursery.start_soon(show, caster, talk)
+        try:
+            await caster.run()
+            with suppress(trio.Cancelled):
+                await trio.sleep(LINGER_S)
+        finally:
+            caster.end()
+            _finish(caster, talk)
+            store.save_peers(node.contacts())
+        nursery.cancel_scope.cancel()
+
+
+async def show(caster: Broadcaster, talk: Talk) -> None:
+    """Refresh the figures once a second."""
+    cpu_0, since = cpu_s(), trio.current_time()
+    with Live(console=talk.console, transient=True, auto_refresh=False) if talk.live \
+            else ExitStack() as live:  # fmt: skip
+        while True:
+            await trio.sleep(STATS_S)
+            state = caster.state()
+            if talk.as_json:
+                used = (cpu_s() - cpu_0) / (trio.current_time() - since)
+                talk.event("stats", **state, cpu_s_per_s=round(used, 4))
+            elif isinstance(live, Live):
+                live.update(table(state), refresh=True)
+
+
+def table(state: dict[str, Any]) -> Table:
+    """The live picture on a terminal."""
+    out = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    out.add_row(f"[bold red]●[/] [bold]{state['stream']['title']}[/]", state["detail"])
+    out.add_row(
+        "upload", f"{state['copies']:.2f} copies of the stream, {size(state['totals']['uploaded'])}"
+    )
+    watching = sum(p["role"] == "viewer" for p in state["partners"])
+    seeds = sum(p["role"] == "seed" for p in state["partners"])
+    out.add_row("partners", f"{watching} viewers, {seeds} seeds that we know ourselves")
+    for partner in state["partners"]:
+        feeds = "".join("●" if s in partner["fed_by_me"] else "·" for s in range(4))
+        out.add_row(
+            f"[dim]{partner['id']}[/]",
+            f"{partner['role']:7} {feeds}  ↑ {partner['up_kbps']:6.0f} kbit/s",
+        )
+    return out
+
+
+def free_port(host: str, wanted: int) -> int:
+    """`wanted` if nobody has it, or else any."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.bind((host, wanted))
+        except OSError:
+            return 0
+    return wanted
+
+
+def _show_ticket(talk: Talk, ticket: Ticket, title: str) -> None:
+    talk.event(
+        "ticket", ticket=str(ticket), title=title, stream=ticket.stream.hex(), pid=os.getpid()
+    )
+    if not talk.as_json:
+        talk.say(f"[bold]{title}[/] is live. Give this ticket to your viewers:\n")
+        click.echo(str(ticket))  # Data: on stdout, so that it can be piped.
+        talk.say(
+            "\nThey type [bold]p2pstream watch[/] and the ticket. Ctrl-C ends the broadcast.\n"
+        )
+
+
+def _finish(caster: Broadcaster, talk: Talk) -> None:
+    state = caster.state()
+    endpoint = caster.node.carrier.counters.endpoint
+    talk.event(
+        "summary", totals=state["totals"], stream_bytes=caster.stream_bytes,
+        copies=state["copies"], bytes_out=endpoint.bytes_out, restarts=caster.restarts,
+    )  # fmt: skip
+    talk.say(
+        f"broadcast {size(caster.stream_bytes)}, sent {size(state['totals']['uploaded'])} "
+        f"({state['copies']:.2f} copies)"
+    )
+
+
+def _title(text: str) -> str:
+    if text in {"-", "testsrc"}:
+        return {"-": "Live", "testsrc": "Test picture"}[text]
+    return text.rsplit("/", 1)[-1] if is_url(text) else Path(text).stem

@@ -1,0 +1,144 @@
+"""`p2pstream seed`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import click
+import trio
+from rich.live import Live
+from rich.table import Table
+
+from p2pstream.access import base32
+from p2pstream.cli.broadcast import free_port
+from p2pstream.cli.common import (
+    STATS_S,
+    Talk,
+    advertised,
+    json_option,
+    network_options,
+    parse_seed,
+    run,
+    size,
+)
+from p2pstream.identity import Address, NodeKey
+from p2pstream.node.control import showing
+from p2pstream.node.node import Node, lan
+from p2pstream.node.seed import STREAMS_MAX, Seed
+from p2pstream.node.state import Paths, Store
+from p2pstream.swarm.protocol import SEED_COPIES
+
+PORT = 7441  # Unassigned by IANA.
+SAVE_S = 60.0  # How often the peers we know are written down.
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  p2pstream seed
+  p2pstream seed --bootstrap <id>@203.0.113.7:7441 --copies 40
+  p2pstream --config /etc/p2pstream/seed.toml seed
+"""
+)
+@click.option("--bootstrap", multiple=True, metavar="ID@IP:PORT",
+              help="Another seed of the same network (repeatable).")  # fmt: skip
+@click.option("--copies", type=click.FloatRange(0, 10000), default=SEED_COPIES, show_default=True,
+              help="Upload of each stream at most, in rates of the stream.")  # fmt: skip
+@click.option("--streams", type=click.IntRange(0, 32), default=STREAMS_MAX, show_default=True,
+              help="Streams to relay at once.")  # fmt: skip
+@click.option("--name", default="seed", show_default=True, help="Which of your seeds: its key.")
+@network_options
+@json_option
+def command(
+    bootstrap: tuple[str, ...], copies: float, streams: int, name: str, host: str,
+    port: int | None, advertise: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Run an always-on node through which others find streams, and that relays them."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise click.BadParameter("a seed's name has letters, digits, - and _ only")
+    talk = Talk(as_json=as_json)
+    others = [(seed.node, seed.address) for seed in map(parse_seed, bootstrap)]
+    run(
+        lambda: seed(
+            talk, name=name, others=others, copies=copies, streams=streams,
+            bind=(host, free_port(host, PORT) if port is None else port),
+            advertise=advertised(advertise),
+        )
+    )  # fmt: skip
+
+
+async def seed(
+    talk: Talk, *, name: str, others: list[Any], copies: float, streams: int, bind: Address,
+    advertise: Address | None,
+) -> None:  # fmt: skip
+    """Until it is stopped."""
+    paths = Paths.default()
+    store = Store(paths.state)
+    async with AsyncExitStack() as stack:
+        keys = stack.enter_context(ExitStack())
+        key = keys.enter_context(store.node_key(name).use(NodeKey))
+        own = [advertise] if advertise else [bind] if bind[0] != "0.0.0.0" else []  # noqa: S104
+        node = Node(
+            key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
+            allow_private=lan([*own, *(address for _, address in others)]) or not (own or others),
+        )  # fmt: skip
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(node.run)
+        node.bootstrap([*others, *store.peers()])
+        relay = Seed(node, copies=copies, streams_max=streams)
+        await stack.enter_async_context(showing(paths.runtime, "seed", relay.state))
+        where = "{}@{}:{}".format(base32(node.node_id), *node.address)
+        talk.event("running", seed=where, node=node.node_id.hex(), pid=os.getpid())
+        if not as_data(talk, where):
+            talk.say("Others reach the network through it, for example:")
+            talk.say(f"  p2pstream broadcast testsrc --seed {where}\n")
+        nursery.start_soon(show, relay, talk)
+        nursery.start_soon(_remember, node, store)
+        try:
+            await relay.run()
+        finally:
+            store.save_peers(node.contacts())
+
+
+def as_data(talk: Talk, where: str) -> bool:
+    """Print the seed's address on stdout, so that it can be piped. True when JSON said it."""
+    if talk.as_json:
+        return True
+    talk.say("[bold]This seed is running.[/] Its address:\n")
+    click.echo(where)
+    return False
+
+
+async def show(relay: Seed, talk: Talk) -> None:
+    """Refresh the figures once a second."""
+    with Live(console=talk.console, transient=True, auto_refresh=False) if talk.live \
+            else ExitStack() as live:  # fmt: skip
+        while True:
+            await trio.sleep(STATS_S)
+            if talk.as_json:
+                talk.event("stats", **relay.state())
+            elif isinstance(live, Live):
+                live.update(table(relay.state()), refresh=True)
+
+
+def table(state: dict[str, Any]) -> Table:
+    """The live picture on a terminal."""
+    out = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    out.add_row("[bold]seed[/]", state["address"])
+    out.add_row("network", f"{state['links']} links, {state['records']} provider records")
+    for stream in state["streams"]:
+        totals = stream["totals"]
+        title = stream["stream"]["title"] or stream["stream"]["id"][:12]
+        given = size(totals["uploaded"])
+        out.add_row(f"[green]●[/] {title}", f"{len(stream['partners'])} partners, gave {given}")
+    if not state["streams"]:
+        out.add_row("[dim]streams[/]", "[dim]none yet: somebody has to ask for one[/]")
+    return out
+
+
+async def _remember(node: Node, store: Store) -> None:
+    while True:
+        await trio.sleep(SAVE_S)
+        store.save_peers(node.contacts())

@@ -1,0 +1,191 @@
+"""One iterative look-up: whom to ask next, and when it is over.
+
+Invariant: of the `k` nearest candidates that are worth asking, at most `alpha` are being asked at
+a time, and the look-up is over when all of them have answered. Waves are asynchronous: a
+candidate that is slow gives its turn to the next one at once, though its answer still counts
+should it come. That, with time-outs scaled to the round-trip time, is what took look-ups of the
+Mainline DHT from a minute to below a second (Jimenez et al., P2P'11).
+
+Pure state, one path. Disjoint paths (S/Kademlia) would be `d` of these sharing `candidates`.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from math import inf
+
+from p2pstream.dht.table import BUCKET_SIZE, Contact
+from p2pstream.identity import NodeId
+
+ALPHA = 3  # The Kademlia paper (2.3): queries in flight.
+# While nobody has answered: cold contacts are often dead, and one live one is all it takes.
+ALPHA_START = 8  # Wild guess.
+QUERIES_MAX = 128  # security/architecture.md 5.4: of one look-up.
+LOOKUP_S_MAX = 20.0  # The same.
+CANDIDATES_MAX = 512  # Wild guess: more than honest answers name; lies push out only the farthest.
+# A node whose contacts turn out silent this often, and three times as often as not, is a liar or
+# badly out of touch: nobody else is asked on its word alone. Wild guess.
+MISLED_MAX = 4
+MISLED_RATIO = 3
+
+
+class State(Enum):
+    KNOWN = auto()
+    ASKED = auto()
+    SLOW = auto()  # Asked, and late.
+    ANSWERED = auto()
+    FAILED = auto()
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A contact on the way. hops: how many answers led to it. sources: who told us of it."""
+
+    contact: Contact
+    distance: int
+    hops: int
+    sources: set[NodeId] = field(default_factory=set)
+    state: State = State.KNOWN
+    token: bytes = b""  # From its answer.
+
+
+class Lookup:
+    """The way towards `target`. patient: late candidates keep it from ending."""
+
+    def __init__(
+        self,
+        target: NodeId,
+        *,
+        now: float,
+        k: int = BUCKET_SIZE,
+        alpha: int = ALPHA,
+        patient: bool = True,
+        deadline: float = inf,
+    ) -> None:
+        self.target = target
+        self.started_at = now
+        self.deadline = min(deadline, now + LOOKUP_S_MAX)
+        self.queries = 0
+        self.answers = 0
+        self._k = k
+        self._alpha = alpha
+        self.patient = patient
+        self._candidates: dict[NodeId, Candidate] = {}
+        self._order: list[tuple[int, NodeId]] = []
+        self._misled: Counter[NodeId] = Counter()
+        self._kept: Counter[NodeId] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def candidate(self, node: NodeId) -> Candidate | None:
+        return self._candidates.get(node)
+
+    def vouch(self, node: bytes, *, source: NodeId) -> bool:
+        """Note that `source` told us of `node` too. False if nobody has yet: `add` it."""
+        candidate = self._candidates.get(NodeId(node))
+        if candidate is not None and candidate.hops:
+            candidate.sources.add(source)
+        return candidate is not None
+
+    def add(self, contacts: Iterable[Contact], *, source: NodeId | None = None) -> None:
+        """Take note of contacts, told by `source` or (none) our own."""
+        for contact in contacts:
+            candidate = self._candidates.get(contact.node) or self._new(contact, source)
+            if source is not None and candidate.hops:
+                candidate.sources.add(source)
+        while len(self._order) > CANDIDATES_MAX:
+            _, node = self._order.pop()
+            del self._candidates[node]
+
+    def next(self) -> list[Contact]:
+        """Whom to ask now. They count as asked from here on."""
+        width = self._alpha if self.answers else max(self._alpha, ALPHA_START)
+        busy = sum(candidate.state is State.ASKED for candidate in self._candidates.values())
+        able = min(width - busy, QUERIES_MAX - self.queries)
+        chosen = [one for one in self._window() if one.state is State.KNOWN][: max(0, able)]
+        for candidate in chosen:
+            candidate.state = State.ASKED
+        self.queries += len(chosen)
+        return [candidate.contact for candidate in chosen]
+
+    def answered(self, node: NodeId, token: bytes) -> None:
+        candidate = self._candidates.get(node)
+        if candidate is None or candidate.state is State.ANSWERED:
+            return
+        if candidate.state is State.SLOW:
+            self._misled.subtract(candidate.sources)
+        self._kept.update(candidate.sources)
+        candidate.state, candidate.token = State.ANSWERED, token
+        self.answers += 1
+
+    def slow(self, node: NodeId) -> None:
+        """`node` is late: do not wait for it."""
+        candidate = self._candidates.get(node)
+        if candidate is not None and candidate.state is State.ASKED:
+            candidate.state = State.SLOW
+            self._misled.update(candidate.sources)
+
+    def failed(self, node: NodeId) -> None:
+        """`node` will not answer any more."""
+        self.slow(node)
+        candidate = self._candidates.get(node)
+        if candidate is not None:
+            candidate.state = State.FAILED
+
+    def over(self, *, now: float) -> bool:
+        """Whether there is nothing left to ask or to wait for."""
+        if now >= self.deadline:
+            return True
+        if not self._candidates:
+            return False  # Whom to ask may turn up yet.
+        window = list(self._window())
+        if any(candidate.state is State.ASKED for candidate in window):
+            return False
+        if self.queries < QUERIES_MAX and any(one.state is State.KNOWN for one in window):
+            return False
+        return not (self.patient and self._late(window))
+
+    def closest(self) -> list[Candidate]:
+        """The nearest candidates that answered, nearest first, up to `k`."""
+        ordered = (self._candidates[node] for _, node in self._order)
+        return [one for one in ordered if one.state is State.ANSWERED][: self._k]
+
+    def _new(self, contact: Contact, source: NodeId | None) -> Candidate:
+        teller = self._candidates.get(source) if source is not None else None
+        hops = 0 if source is None else 1 + (teller.hops if teller else 0)
+        candidate = Candidate(contact, self.target ^ contact.node, hops)
+        self._candidates[contact.node] = candidate
+        insort(self._order, (candidate.distance, contact.node))
+        return candidate
+
+    def _window(self) -> Iterator[Candidate]:
+        """The `k` nearest that have answered, are being asked, or are worth asking."""
+        left = self._k
+        for _, node in self._order:
+            candidate = self._candidates[node]
+            state = candidate.state
+            if state is State.FAILED or state is State.SLOW:
+                continue
+            if state is State.KNOWN and not self._credible(candidate):
+                continue
+            yield candidate
+            left -= 1
+            if not left:
+                return
+
+    def _late(self, window: list[Candidate]) -> bool:
+        reach = window[-1].distance if len(window) == self._k else inf
+        late = (one for one in self._candidates.values() if one.state is State.SLOW)
+        return any(candidate.distance < reach for candidate in late)
+
+    def _credible(self, candidate: Candidate) -> bool:
+        return not candidate.sources or any(map(self._trusted, candidate.sources))
+
+    def _trusted(self, source: NodeId) -> bool:
+        misled = self._misled[source]
+        return misled < MISLED_MAX or misled <= MISLED_RATIO * self._kept[source]

@@ -1,0 +1,228 @@
+"""Questions in flight: to whom, why, and since when; and the links they travel on.
+
+Invariant: every query ends exactly once: answered by the node it went to, with the id it carried
+and a type that fits, or given up (`overdue`, or its link ended). Everything else that looks like
+an answer is unsolicited.
+
+A query to a node without a link waits for a dial. A link that we dialled for a query and have not
+used for a while is given back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from p2pstream.core import Dial, Hangup, LinkUp, Send
+from p2pstream.dht.addresses import plain
+from p2pstream.dht.messages import ANSWERS, Answer, Denied, Query
+from p2pstream.dht.table import Contact
+from p2pstream.identity import Address, NodeId
+
+ASKING_MAX = 256  # Queries in flight: two look-ups at their limit.
+LINKS_DIALLED_MAX = 64  # Of our own making; a quarter of the 256 connections of security 5.5.
+LINK_IDLE_S = 30.0  # security/architecture.md 5.5: idle connections.
+
+# When a query is late. RFC 6298: mean + 4 deviations, within bounds.
+LATE_S_START = 0.5  # Before anything is measured: most of the world is nearer than that.
+LATE_S_MIN = 0.05  # A node's own hiccups (garbage collection, one core) exceed a LAN's times.
+LATE_S_MAX = (
+    1.0  # anchors.md 6 D: at 1.5 s and 20 % stale contacts look-ups take 6 s, at 0.4 s 2 s.
+)
+# When it is dead. Late answers count until then.
+DEAD_S = 3.0  # Wild guess: several times any honest round trip.
+DIAL_DEAD_S = 5.0  # security/architecture.md 5.3: handshake deadline.
+
+
+@dataclass(slots=True)
+class Asking:
+    """One query in flight. lookup, key: what it is for (a look-up, or announcing a record)."""
+
+    contact: Contact
+    message: Query
+    lookup: int | None
+    key: bytes | None
+    asked_at: float
+    late_at: float
+    dead_at: float
+    sent_at: float | None = None  # None while the dial is under way.
+    dialled: bool = False
+    late: bool = False
+
+    @property
+    def node(self) -> NodeId:
+        return self.contact.node
+
+    def due(self) -> float:
+        return self.dead_at if self.late else self.late_at
+
+
+@dataclass(slots=True)
+class Link:
+    """A connection that stands. ours: we dialled it, for a query."""
+
+    address: Address
+    ours: bool
+    used_at: float
+
+
+class Patience:
+    """How long to wait for an answer before asking somebody else too."""
+
+    def __init__(self) -> None:
+        self._mean_s = 0.0
+        self._deviation_s = 0.0
+
+    def note(self, seconds: float) -> None:
+        """An answer took this long (RFC 6298, section 2, with its gains)."""
+        if not self._mean_s:
+            self._mean_s, self._deviation_s = seconds, seconds / 2
+            return
+        self._deviation_s += (abs(seconds - self._mean_s) - self._deviation_s) / 4
+        self._mean_s += (seconds - self._mean_s) / 8
+
+    @property
+    def seconds(self) -> float:
+        if not self._mean_s:
+            return LATE_S_START
+        return min(LATE_S_MAX, max(LATE_S_MIN, self._mean_s + 4 * self._deviation_s))
+
+
+class Queries:
+    """Asks, dials where needed, and tells answers from noise."""
+
+    def __init__(self, rng: random.Random, emit: Callable[[object], None]) -> None:
+        self._rng = rng
+        self._emit = emit
+        self._asking: dict[int, Asking] = {}
+        self._dialling: set[NodeId] = set()
+        self.links: dict[NodeId, Link] = {}  # As many as the node has; it bounds them.
+        self._answer = Patience()  # Of those we have a link to.
+        self._dial = Patience()  # With a handshake before it.
+
+    def __len__(self) -> int:
+        return len(self._asking)
+
+    @property
+    def room(self) -> int:
+        """How many more queries may be asked now."""
+        return ASKING_MAX - len(self._asking)
+
+    @property
+    def dialled(self) -> list[NodeId]:
+        """Whom we have a link of our own making to."""
+        return [node for node, link in self.links.items() if link.ours]
+
+    def busy_with(self, node: NodeId) -> bool:
+        return any(asking.node == node for asking in self._asking.values())
+
+    def ask(
+        self,
+        contact: Contact,
+        query: Callable[[int], Query],
+        *,
+        now: float,
+        lookup: int | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        """Send `query`, given its request id, to `contact`, over a new link if need be."""
+        assert self.room > 0, "look at `room` first"
+        rid = self._rng.getrandbits(32)
+        while rid in self._asking:
+            rid = self._rng.getrandbits(32)
+        asking = Asking(
+            contact,
+            query(rid),
+            lookup,
+            key,
+            now,
+            now + self._dial.seconds,
+            now + DIAL_DEAD_S,
+        )
+        self._asking[rid] = asking
+        if contact.node in self.links:
+            self._send(asking, now=now)
+            return
+        asking.dialled = True
+        if contact.node not in self._dialling:
+            self._dialling.add(contact.node)
+            self._emit(Dial(contact.node, (contact.address,)))
+
+    def match(self, peer: NodeId, answer: Answer) -> Asking | None:
+        """The query that `answer` from `peer` is for, still in flight; None if it is noise."""
+        asking = self._asking.get(answer.rid)
+        if asking is None or asking.node != peer or asking.sent_at is None:
+            return None
+        fits = isinstance(answer, (Denied, ANSWERS[type(asking.message)]))
+        return asking if fits else None
+
+    def close(self, asking: Asking, *, now: float) -> float:
+        """The query is answered. Returns its round-trip time in seconds."""
+        del self._asking[asking.message.rid]
+        assert asking.sent_at is not None, "only what was sent is answered"
+        (self._dial if asking.dialled else self._answer).note(now - asking.asked_at)
+        return now - asking.sent_at
+
+    def overdue(self, *, now: float) -> tuple[list[Asking], list[Asking]]:
+        """Queries that have become late, and those that are dead (and forgotten here)."""
+        late = [one for one in self._asking.values() if not one.late and now >= one.late_at]
+        for asking in late:
+            asking.late = True
+        dead = [one for one in self._asking.values() if now >= one.dead_at]
+        for asking in dead:
+            del self._asking[asking.message.rid]
+        for node in {asking.node for asking in dead} & self._dialling:
+            self._dialling.discard(node)
+        return late, dead
+
+    def link_up(self, peer: NodeId, happening: LinkUp, *, now: float) -> None:
+        """Send what waits for this link."""
+        ours = happening.dialled and peer in self._dialling
+        self._dialling.discard(peer)
+        self.links[peer] = Link(plain(happening.address), ours, now)
+        for asking in self._asking.values():
+            if asking.node == peer and asking.sent_at is None:
+                self._send(asking, now=now)
+        self._trim()
+
+    def link_down(self, peer: NodeId) -> list[Asking]:
+        """Give up what was asked over this link, or waits for it."""
+        self.links.pop(peer, None)
+        self._dialling.discard(peer)
+        lost = [asking for asking in self._asking.values() if asking.node == peer]
+        for asking in lost:
+            del self._asking[asking.message.rid]
+        return lost
+
+    def hang_up_idle(self, *, now: float) -> None:
+        """Give back links of our own making that nothing has used for `LINK_IDLE_S`."""
+        busy = {asking.node for asking in self._asking.values()}
+        for node, link in list(self.links.items()):
+            if link.ours and node not in busy and now >= link.used_at + LINK_IDLE_S:
+                self._hang_up(node)
+
+    def wake_at(self) -> float:
+        return min((asking.due() for asking in self._asking.values()), default=inf)
+
+    def _send(self, asking: Asking, *, now: float) -> None:
+        link = self.links[asking.node]
+        link.used_at = now
+        asking.sent_at = now
+        asking.late, asking.late_at = False, now + self._answer.seconds
+        asking.dead_at = now + DEAD_S
+        self._emit(Send(asking.node, asking.message, asking.dead_at))
+
+    def _trim(self) -> None:
+        if len(self.dialled) <= LINKS_DIALLED_MAX:
+            return
+        busy = {asking.node for asking in self._asking.values()}
+        idle = [node for node in self.dialled if node not in busy]
+        if idle:
+            self._hang_up(min(idle, key=lambda node: self.links[node].used_at))
+
+    def _hang_up(self, node: NodeId) -> None:
+        # The link may live on, in use by somebody else: then it is no longer ours to end.
+        self.links[node].ours = False
+        self._emit(Hangup(node, "idle"))

@@ -1,0 +1,243 @@
+"""The routing table: whom we know, arranged by distance from ourselves.
+
+One bucket per power of two of XOR distance, so we know many neighbours and a few strangers. Every
+contact in it has answered a query of ours. A full bucket keeps the contacts it has: a node that
+has been up for an hour is likely to stay up, and nobody can flush the table by minting fresh
+identities. Nor can anybody fill it from one subnet (security/architecture.md 5.4).
+
+Pure state. No clock, no dice, no sockets; `dht.lookup` decides what to do with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from heapq import nsmallest
+from math import inf
+
+from p2pstream.dht.addresses import subnet_large, subnet_small
+from p2pstream.identity import Address, NodeId
+
+BUCKET_SIZE = 16  # k; security/architecture.md 5.4. The Kademlia paper (2.2) has 20.
+SPARES_MAX = 10  # security/architecture.md 5.4: replacement cache.
+SUBNET_BUCKET_MAX = 2  # The same: contacts of one IPv4 /24 or IPv6 /56 in one bucket.
+SUBNET_TABLE_MAX = 10  # The same: contacts of one IPv4 /24 or IPv6 /48 in the table.
+PROBE_GAP_S = 10.0  # The same: liveness probes, here of one bucket.
+FRESH_S = 60.0  # Wild guess: whoever answered within a minute need not prove itself again.
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A node, and where it is."""
+
+    node: NodeId
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A contact that answered us: when last, and how quickly. doubtful: silent since."""
+
+    contact: Contact
+    number: int
+    heard_at: float
+    rtt_s: float
+    doubtful: bool = False
+
+
+class Bucket:
+    """Up to `BUCKET_SIZE` contacts and a few spares, least recently heard first.
+
+    A node is live, spare or unknown; never two of these.
+    """
+
+    def __init__(self) -> None:
+        self.live: OrderedDict[NodeId, Entry] = OrderedDict()
+        self.spares: OrderedDict[NodeId, Entry] = OrderedDict()
+        self.probed_at = -inf
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self.live.values()
+        yield from self.spares.values()
+
+    def heard(self, entry: Entry) -> list[Entry]:
+        """Note an answer. Returns who was pushed out, if anybody."""
+        node = entry.contact.node
+        if node not in self.live and len(self.live) >= BUCKET_SIZE:
+            doubtful = next((old for old in self.live.values() if old.doubtful), None)
+            if doubtful is None:
+                return self._spare(entry)
+            del self.live[doubtful.contact.node]
+            self.spares.pop(node, None)
+            _put_last(self.live, entry)
+            return [doubtful]
+        self.spares.pop(node, None)
+        _put_last(self.live, entry)
+        return []
+
+    def stalest(self, *, now: float) -> Contact | None:
+        """Who must prove itself because somebody waits for a place; nobody too often."""
+        if not self.spares or now < self.probed_at + PROBE_GAP_S:
+            return None
+        first = next(iter(self.live.values()))
+        if now < first.heard_at + FRESH_S:
+            return None
+        self.probed_at = now
+        return first.contact
+
+    def silent(self, node: NodeId) -> list[Entry]:
+        """Note a missed answer: the freshest spare takes the place. Returns who left.
+
+        With no spare the contact stays, in doubt: it is not told to others, and used only when
+        there is nobody else. The link that is down may be our own (section 4.1 of the paper).
+        """
+        spare = self.spares.pop(node, None)
+        if spare is not None:
+            return [spare]
+        if node not in self.live:
+            return []
+        if not self.spares:
+            self.live[node] = replace(self.live[node], doubtful=True)
+            return []
+        gone = self.live.pop(node)
+        _, freshest = self.spares.popitem()
+        _put_last(self.live, freshest)
+        return [gone]
+
+    def remove(self, node: NodeId) -> list[Entry]:
+        """Forget `node`. Returns it, if it was here."""
+        found = [self.live.pop(node, None), self.spares.pop(node, None)]
+        return [entry for entry in found if entry is not None]
+
+    def _spare(self, entry: Entry) -> list[Entry]:
+        _put_last(self.spares, entry)
+        if len(self.spares) <= SPARES_MAX:
+            return []
+        return [self.spares.popitem(last=False)[1]]
+
+
+class RoutingTable:
+    """Every contact we know."""
+
+    def __init__(self, local: NodeId) -> None:
+        self._local = local
+        self._buckets: dict[int, Bucket] = {}
+        # Over live contacts and spares alike, so that a spare can always take a free place.
+        self._by_subnet: Counter[bytes] = Counter()
+        self._by_address: dict[Address, NodeId] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Live contacts, doubtful ones too."""
+        for bucket in self._buckets.values():
+            yield from bucket.live.values()
+
+    def __len__(self) -> int:
+        return sum(len(bucket.live) for bucket in self._buckets.values())
+
+    def __contains__(self, node: NodeId) -> bool:
+        return self.entry(node) is not None
+
+    def entry(self, node: NodeId) -> Entry | None:
+        """What we know of `node`, if it is live and not doubtful."""
+        bucket = self._buckets.get(self.index(node))
+        entry = bucket.live.get(node) if bucket else None
+        return None if entry is None or entry.doubtful else entry
+
+    def index(self, node: bytes) -> int:
+        """The number of the bucket `node` belongs in: 1 (our twin) to 256 (half the world)."""
+        return (self._local ^ node).bit_length()
+
+    def sizes(self) -> dict[int, int]:
+        """Live contacts by bucket, of the buckets that ever had one."""
+        return {index: len(bucket.live) for index, bucket in self._buckets.items()}
+
+    def heard(self, contact: Contact, *, rtt_s: float, now: float) -> Contact | None:
+        """Note that `contact` answered a query of ours.
+
+        Returns the contact that must prove itself now, because somebody waits for its place.
+        """
+        assert contact.node != self._local, "we never meet ourselves"
+        self._move_out(contact)
+        if not self.wants(contact):
+            return None
+        bucket = self._buckets.setdefault(self.index(contact.node), Bucket())
+        self._uncount(bucket.remove(contact.node) if contact.node not in bucket.live else [])
+        known = bucket.live.get(contact.node)
+        entry = Entry(contact, int.from_bytes(contact.node), now, rtt_s)
+        if known is None:
+            self._count(entry)
+        self._uncount(bucket.heard(entry))
+        return bucket.stalest(now=now)
+
+    def silent(self, contact: Contact) -> None:
+        """Note that `contact` did not answer. Ignored when we know it at another address.
+
+        Otherwise anybody could have our contacts thrown out by telling wrong addresses of them.
+        """
+        bucket = self._buckets.get(self.index(contact.node))
+        if bucket and self._by_address.get(contact.address) == contact.node:
+            self._uncount(bucket.silent(contact.node))
+
+    def remove(self, node: NodeId) -> None:
+        """Forget `node`: it is no server, or it lied."""
+        bucket = self._buckets.get(self.index(node))
+        if bucket:
+            self._uncount(bucket.remove(node))
+
+    def wants(self, contact: Contact) -> bool:
+        """Whether diversity lets `contact` in (as a spare at least), should it answer."""
+        host = contact.address[0]
+        bucket = self._buckets.get(self.index(contact.node))
+        if bucket and (contact.node in bucket.live or contact.node in bucket.spares):
+            return True
+        small, large = subnet_small(host), subnet_large(host)
+        if small is None or large is None:
+            return True
+        near = [entry for entry in bucket or () if subnet_small(entry.contact.address[0]) == small]
+        return len(near) < SUBNET_BUCKET_MAX and self._by_subnet[large] < SUBNET_TABLE_MAX
+
+    def closest(
+        self, target: bytes, count: int = BUCKET_SIZE, *, doubtful: bool = False
+    ) -> list[Contact]:
+        """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first."""
+        goal = int.from_bytes(target)
+        able = [entry for entry in self if entry.doubtful == doubtful]
+        return [entry.contact for entry in nsmallest(count, able, key=lambda e: e.number ^ goal)]
+
+    def stalest(self) -> Entry | None:
+        """The contact not heard of for longest, doubtful ones aside."""
+        able = [entry for entry in self if not entry.doubtful]
+        return min(able, key=lambda entry: entry.heard_at, default=None)
+
+    def _move_out(self, contact: Contact) -> None:
+        # Two nodes cannot share a socket: whoever answers at an address has replaced the node
+        # that was there. And a node that answers elsewhere has moved, perhaps to a full subnet.
+        other = self._by_address.get(contact.address)
+        if other is not None and other != contact.node:
+            self.remove(other)
+        bucket = self._buckets.get(self.index(contact.node))
+        known = (
+            bucket and (bucket.live.get(contact.node) or bucket.spares.get(contact.node))
+        ) or None
+        if known and known.contact.address != contact.address:
+            self.remove(contact.node)
+
+    def _count(self, entry: Entry) -> None:
+        self._by_address[entry.contact.address] = entry.contact.node
+        subnet = subnet_large(entry.contact.address[0])
+        if subnet is not None:
+            self._by_subnet[subnet] += 1
+
+    def _uncount(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            del self._by_address[entry.contact.address]
+            subnet = subnet_large(entry.contact.address[0])
+            if subnet is not None:
+                self._by_subnet[subnet] -= 1
+                self._by_subnet += Counter()  # Drops zeros, so that it stays as small as the table.
+
+
+def _put_last(contacts: OrderedDict[NodeId, Entry], entry: Entry) -> None:
+    contacts[entry.contact.node] = entry
+    contacts.move_to_end(entry.contact.node)

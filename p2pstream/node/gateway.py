@@ -1,0 +1,456 @@
+"""The viewer's own web server: a page with a player, HLS, an endless MP4 and live statistics.
+
+It speaks to browsers, and so to every web site that its user has open. Hence: loopback only unless
+asked for in so many words; names in `Host` that cannot be rebound; no word to a page of another
+origin; nothing but reading; every file from a table in memory. security/architecture.md 5.8.
+
+Readers are cursors in a `LiveWindow` and have no queues: whoever is slow skips to the live edge.
+"""
+
+from __future__ import annotations
+
+import hmac
+import html
+import ipaddress
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from errno import EADDRINUSE
+from importlib.resources import files
+from typing import Any
+
+import trio
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from p2pstream.errors import BadConfig, PortInUse
+from p2pstream.node import gateway_http
+from p2pstream.node.gateway_http import App, Receive, Scope, Send
+from p2pstream.playback.hls import LiveWindow, Part
+
+LOOPBACK = ("127.0.0.1", "::1")
+STATE_EVERY_S = 0.5  # 2 Hz: numbers that people read.
+FEEDS_MAX = 32  # Endless answers: half of the sockets, so that the other half stays free.
+WAIT_TARGETS = 3  # RFC 8216bis 6.2.5.2: a request may be held for three target durations.
+TITLE_CHARS_MAX = 120  # Wild guess: more does not fit a browser's tab or a line of the page.
+TOKEN_CHARS_MIN = 22  # 128 bits in base64.
+
+PAGE = {
+    "player.js": "text/javascript; charset=utf-8",
+    "boxes.js": "text/javascript; charset=utf-8",
+    "view.js": "text/javascript; charset=utf-8",
+    "charts.js": "text/javascript; charset=utf-8",
+    "graph.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+HEADERS = {
+    # blob: is MediaSource. 'self' for media is a browser that plays HLS by itself.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+M3U8 = "application/vnd.apple.mpegurl"
+MP4 = "video/mp4"
+
+_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+_MEDIA_NAME = re.compile(
+    r"(?P<init>[0-9a-f]{2,64})\.mp4|(?P<msn>[0-9]{1,15})(\.(?P<part>[0-9]{1,4}))?\.m4s", re.ASCII
+)
+_STREAM_HOST = re.compile(r"[a-z2-7]{52}\.localhost", re.ASCII)
+
+State = Callable[[], dict[str, Any]]
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Gateway:
+    """Serves one stream to the players of this machine.
+
+    window: what to play; call `published` after each change to it. state: what `/api/state`
+    shows, a fresh dictionary fit for JSON at each call. port: 0 for any that is free.
+
+    binds: further addresses to listen on. They need `expose`, and a `token` of at least
+    `TOKEN_CHARS_MIN` characters that then begins every path, so that links in playlists keep it.
+    hosts: names by which exposed clients may call us. allow_origins: web sites that may read.
+
+    Raises `BadConfig` for binds that were not meant or not guarded.
+    """
+
+    def __init__(
+        self,
+        window: LiveWindow,
+        state: State,
+        *,
+        title: str = "",
+        port: int = 0,
+        binds: Sequence[str] = (),
+        expose: bool = False,
+        token: str = "",
+        hosts: Sequence[str] = (),
+        allow_origins: Sequence[str] = (),
+    ) -> None:
+        _check_exposure(binds, expose=expose, token=token)
+        self.port = port
+        self._window = window
+        self._state = state
+        self._title = clean_title(title)
+        self._binds = tuple(binds)
+        self._token = token
+        self._hosts = frozenset(hosts)
+        self._origins = frozenset(allow_origins)
+        self._news = trio.Event()
+        self._stop = trio.Event()
+        self._feeds = 0
+
+    @property
+    def url(self) -> str:
+        """Where the page is, once `serve` has started."""
+        return f"http://127.0.0.1:{self.port}/" + (f"{self._token}/" if self._token else "")
+
+    async def serve(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` (or cancelled, which is as good). Starts with the page's URL.
+
+        Raises `PortInUse`.
+        """
+        listeners = await self._listen()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway_http.serve, self._guarded(self._app()), listeners)
+            task_status.started(self.url)
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+
+    def published(self) -> None:
+        """The window changed: wake whoever waits for that. In trio's thread."""
+        self._news.set()
+        self._news = trio.Event()
+
+    def stop(self) -> None:
+        """End `serve`, and all that it is sending."""
+        self._stop.set()
+
+    # Sockets.
+
+    async def _listen(self) -> list[trio.SocketListener]:
+        """The loopback of IPv4, the same port of IPv6 where there is one, and the extra binds."""
+        listeners = await _open(LOOPBACK[0], self.port)
+        self.port = listeners[0].socket.getsockname()[1]
+        with suppress(OSError, PortInUse):  # Without IPv6, 127.0.0.1 is enough.
+            listeners += await _open(LOOPBACK[1], self.port)
+        for bind in self._binds:
+            listeners += await _open(bind, self.port)
+        return listeners
+
+    # Who may ask.
+
+    def _guarded(self, app: App) -> App:
+        """`app` behind the checks that come before any routing."""
+
+        async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+            refusal = self._refusal(scope)
+            if refusal:
+                await refusal(scope, receive, send)
+            else:
+                await app(scope, receive, self._with_headers(scope, send))
+
+        return guard
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._host_is_ours(headers.get("host", "")):
+            return _empty(421)
+        origin = headers.get("origin")
+        if origin in self._origins:
+            return _preflight(scope["method"], origin) or self._path_refusal(scope)
+        if origin is not None and origin != f"http://{headers['host']}":
+            return _empty(403)
+        if _asked_by_another_site(headers, scope["path"]):
+            return _empty(403)
+        if scope["method"] not in {"GET", "HEAD"}:
+            return _empty(405, allow="GET, HEAD")
+        return self._path_refusal(scope)
+
+    def _host_is_ours(self, host: str) -> bool:
+        """Names that no foreign DNS can point here: DNS rebinding ends at this line."""
+        name, colon, port = host.rpartition(":")
+        if not colon or port != str(self.port):
+            return False
+        if name in {"localhost", "127.0.0.1", "[::1]"} or _STREAM_HOST.fullmatch(name):
+            return True
+        return bool(self._binds) and (name in self._hosts or _is_address(name))
+
+    def _path_refusal(self, scope: Scope) -> Response | None:
+        """Check and cut off the token that begins the path of an exposed gateway."""
+        if scope["method"] not in {"GET", "HEAD"}:
+            return _empty(405, allow="GET, HEAD")
+        if not self._token:
+            return None
+        token, _, rest = scope["path"].removeprefix("/").partition("/")
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            return _empty(401)
+        scope["path"] = "/" + rest
+        return None
+
+    def _with_headers(self, scope: Scope, send: Send) -> Send:
+        extra = dict(HEADERS)
+        origin = Headers(scope=scope).get("origin")
+        if origin in self._origins:
+            extra |= {"access-control-allow-origin": origin, "vary": "origin"}
+            extra["cross-origin-resource-policy"] = "cross-origin"
+        raw = [(name.encode(), value.encode()) for name, value in extra.items()]
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *raw]
+            await send(message)
+
+        return send_with_headers
+
+    # What there is to ask for.
+
+    def _app(self) -> App:
+        routes = [
+            Route("/", self._page()),
+            *(Route(f"/web/{name}", _file(name, mime)) for name, mime in PAGE.items()),
+            Route("/favicon.ico", _file("icon.svg", PAGE["icon.svg"])),
+            Route("/live/index.m3u8", self._multivariant),
+            Route("/live/stream.m3u8", self._playlist),
+            Route("/live/stream.mp4", self._endless),
+            Route("/live/{name}", self._media),
+            Route("/api/state", self._state_now),
+            Route("/api/events", self._state_events),
+        ]
+        app = Starlette(routes=routes)
+        app.router.redirect_slashes = False
+        return app
+
+    def _page(self) -> Handler:
+        text = _read("index.html").decode().replace("{{title}}", html.escape(self._title))
+        return _answer(text.encode(), "text/html; charset=utf-8")
+
+    async def _multivariant(self, _: Request) -> Response:
+        await self._wait_until(lambda: self._window.current is not None)
+        return _found(self._window.multivariant().encode(), M3U8, missing=503)
+
+    async def _playlist(self, request: Request) -> Response:
+        """The media playlist, held until it shows what is asked for (RFC 8216bis 6.2.5.2)."""
+        msn, part = _number(request, "_HLS_msn"), _number(request, "_HLS_part")
+        if msn == -1 or part == -1 or (msn is None and part is not None):
+            return _empty(400)
+        await self._wait_until(lambda: self._window.current is not None)
+        if msn is not None:
+            if not self._window.expects(msn):
+                return _empty(400)
+            if not await self._wait_until(lambda: self._window.has(msn, part)):
+                return _empty(503)
+        return _found(self._window.playlist().encode(), M3U8, missing=503)
+
+    async def _media(self, request: Request) -> Response:
+        """An init, a segment, or a part; the hinted part is held until it is there."""
+        name = _MEDIA_NAME.fullmatch(request.path_params["name"])
+        if not name:
+            return _empty(404)
+        if name["init"]:
+            even = len(name["init"]) % 2 == 0
+            return _found(self._window.init(bytes.fromhex(name["init"])) if even else None, MP4)
+        msn = int(name["msn"])
+        if name["part"] is None:
+            return _found(self._window.segment(msn), MP4)
+        part = int(name["part"])
+        if (msn, part) == self._window.hint():
+            await self._wait_until(lambda: self._window.hint() != (msn, part))
+        return _found(self._window.part(msn, part), MP4)
+
+    async def _endless(self, _: Request) -> Response:
+        """One fragmented MP4 from the newest key chunk on, for players that know no HLS."""
+        return self._stream(self._parts(), MP4)
+
+    async def _state_now(self, _: Request) -> Response:
+        return Response(_json(self._state()), media_type="application/json")
+
+    async def _state_events(self, _: Request) -> Response:
+        """The state twice a second, as server-sent events."""
+        return self._stream(self._states(), "text/event-stream")
+
+    def _stream(self, chunks: AsyncGenerator[bytes], mime: str) -> Response:
+        if self._feeds >= FEEDS_MAX:
+            return _empty(503)
+        return _Endless(chunks, mime)
+
+    async def _parts(self) -> AsyncGenerator[bytes]:
+        with self._feed():
+            nth, init = None, b""
+            while part := await self._next_part(nth):
+                if part.chunk.init != init:
+                    init = part.chunk.init
+                    yield self._window.init(init) or b""
+                yield part.chunk.data
+                nth = part.nth + 1
+
+    async def _next_part(self, nth: int | None) -> Part | None:
+        """The part to send next, None when there will be none."""
+        while (part := self._window.read(nth)) is None and not self._window.ended:
+            await self._news.wait()
+        return part
+
+    async def _states(self) -> AsyncGenerator[bytes]:
+        with self._feed():
+            while True:
+                yield b"data: " + _json(self._state()) + b"\n\n"
+                await trio.sleep(STATE_EVERY_S)
+
+    @contextmanager
+    def _feed(self) -> Iterator[None]:
+        self._feeds += 1
+        try:
+            yield
+        finally:
+            self._feeds -= 1
+
+    async def _wait_until(self, done: Callable[[], bool]) -> bool:
+        """Whether it is `done`, now or within three target durations."""
+        with trio.move_on_after(WAIT_TARGETS * self._window.target_s):
+            while not done():
+                await self._news.wait()
+        return done()
+
+
+class _Endless(Response):
+    """Sends what a generator yields until the client leaves, and closes the generator.
+
+    Starlette's StreamingResponse leaves that to the garbage collector, which trio warns about.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes], mime: str) -> None:
+        super().__init__(media_type=mime)
+        del self.headers["content-length"]
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        async with aclosing(self._chunks):
+            await send(start)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_left, receive, nursery.cancel_scope)
+                if scope["method"] != "HEAD":
+                    await self._send_all(send)
+                nursery.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send_all(self, send: Send) -> None:
+        with suppress(gateway_http.ClientGone):
+            async for chunk in self._chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+async def _cancel_when_left(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def clean_title(title: str) -> str:
+    """What people may see of a title that a stranger chose: one line of bounded length."""
+    line = "".join(char if char.isprintable() else " " for char in title[:TITLE_CHARS_MAX])
+    return line.strip()
+
+
+def _check_exposure(binds: Sequence[str], *, expose: bool, token: str) -> None:
+    for bind in binds:
+        if not _is_address(bind):
+            raise BadConfig(f"{bind!r} is no IP address to listen on.")
+    if binds and not expose:
+        raise BadConfig(
+            f"Listening on {binds[0]} would show the player to other machines.",
+            hint="Add --expose if that is what you want, or leave the address out.",
+        )
+    if binds and len(token) < TOKEN_CHARS_MIN:
+        raise BadConfig("An exposed player needs a token.", hint="Let p2pstream make one.")
+    if token and not re.fullmatch(r"[A-Za-z0-9_-]+", token, re.ASCII):
+        raise BadConfig("A token is letters, digits, - and _ only.")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+async def _open(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        if error.errno == EADDRINUSE:
+            raise PortInUse(
+                f"Port {port} of {host} is taken by another program.",
+                hint="Choose another with --port, or 0 for any.",
+            ) from error
+        raise
+
+
+def _preflight(method: str, origin: str) -> Response | None:
+    """The answer to a browser that asks whether an allowed site may ask us."""
+    if method != "OPTIONS":
+        return None
+    return _empty(
+        204,
+        access_control_allow_origin=origin,
+        access_control_allow_methods="GET, HEAD",
+        access_control_allow_private_network="true",
+        vary="origin",
+    )
+
+
+def _asked_by_another_site(headers: Headers, path: str) -> bool:
+    """Whether a page that is not ours embeds us. Following a link to our page is all right."""
+    if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
+        return False
+    followed = headers.get("sec-fetch-mode") == "navigate"
+    return not (followed and headers.get("sec-fetch-dest") == "document" and path.endswith("/"))
+
+
+def _number(request: Request, name: str) -> int | None:
+    """A number from the query; None without it, -1 when it is none of ours."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    return int(text) if _NUMBER.fullmatch(text) else -1
+
+
+def _found(data: bytes | None, mime: str, *, missing: int = 404) -> Response:
+    return Response(data, media_type=mime) if data else _empty(missing)
+
+
+def _empty(status: int, **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(status_code=status, headers=HEADERS | named)
+
+
+def _json(state: dict[str, Any]) -> bytes:
+    return json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _read(name: str) -> bytes:
+    return files("p2pstream.node").joinpath("web", name).read_bytes()
+
+
+def _file(name: str, mime: str) -> Handler:
+    return _answer(_read(name), mime)
+
+
+def _answer(data: bytes, mime: str) -> Handler:
+    async def answer(_: Request) -> Response:
+        return Response(data, media_type=mime)
+
+    return answer
