@@ -20,7 +20,7 @@ from p2pstream.node.state import Paths
 FILE_BYTES_MAX = 64 * 1024
 
 
-class Network(msgspec.Struct, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+class Network(msgspec.Struct, forbid_unknown_fields=True, rename="kebab", frozen=True):
     """What all nodes have. None: not said."""
 
     host: str | None = None
@@ -28,7 +28,7 @@ class Network(msgspec.Struct, forbid_unknown_fields=True, rename="kebab", omit_d
     advertise: str | None = None
 
 
-class Broadcast(Network, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+class Broadcast(Network, forbid_unknown_fields=True, rename="kebab", frozen=True):
     """`p2pstream broadcast`."""
 
     seed: list[str] | None = None
@@ -39,7 +39,7 @@ class Broadcast(Network, forbid_unknown_fields=True, rename="kebab", omit_defaul
     copies: float | None = None
 
 
-class Watch(Network, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+class Watch(Network, forbid_unknown_fields=True, rename="kebab", frozen=True):
     """`p2pstream watch`."""
 
     player: str | None = None
@@ -47,7 +47,7 @@ class Watch(Network, forbid_unknown_fields=True, rename="kebab", omit_defaults=T
     copies: float | None = None
 
 
-class Seed(Network, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+class Seed(Network, forbid_unknown_fields=True, rename="kebab", frozen=True):
     """`p2pstream seed`."""
 
     bootstrap: list[str] | None = None
@@ -55,7 +55,7 @@ class Seed(Network, forbid_unknown_fields=True, rename="kebab", omit_defaults=Tr
     streams: int | None = None
 
 
-class File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The whole file."""
 
     broadcast: Broadcast = Broadcast()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def command(
     talk = Talk(as_json=as_json)
     source = Source(input=input_, loop=loop, rungs=ladder)
     run(
-        lambda: broadcast(
-            source, talk, title=title or _title(input_), name=name, copies=copies,
+        lambda work: broadcast(
+            source, talk, work, title=title or _title(input_), name=name, copies=copies,
             seeds=tuple(parse_seed(seed) for seed in seeds),
             bind=(host, free_port(host, PORT) if port is None else port),
             advertise=advertised(advertise),
@@ -82,7 +83,7 @@ def command(
 
 
 async def broadcast(
-    source: Source, talk: Talk, *, title: str, name: str, copies: float,
+    source: Source, talk: Talk, work: trio.CancelScope, *, title: str, name: str, copies: float,
     seeds: tuple[Seed, ...], bind: Address, advertise: Address | None,
 ) -> None:  # fmt: skip
     """Until the input ends."""
@@ -94,10 +95,10 @@ async def broadcast(
         root = keys.enter_context(store.stream_key(name).use(StreamKey))
         key = keys.enter_context(store.node_key(f"broadcast-{name}").use(NodeKey))
         known = [(seed.node, seed.address) for seed in seeds]
+        own = [] if ip_address(bind[0]).is_unspecified else [bind]
         node = Node(
             key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
-            allow_private=lan([*(a for _, a in known), *([bind] if bind[0] != "0.0.0.0" else [])])  # noqa: S104
-            or not seeds,
+            allow_private=lan([*own, *(address for _, address in known)]) or not seeds,
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(node.run)
@@ -108,14 +109,12 @@ async def broadcast(
         ticket = Ticket(root.stream_id, (*seeds, Seed(node.node_id, node.address)))
         _show_ticket(talk, ticket, title)
         nursery.start_soon(show, caster, talk)
-        try:
+        with work:
             await caster.run()
-            with suppress(trio.Cancelled):
-                await trio.sleep(LINGER_S)
-        finally:
-            caster.end()
-            _finish(caster, talk)
-            store.save_peers(node.contacts())
+        caster.end()
+        await trio.sleep(LINGER_S)
+        _finish(caster, talk)
+        store.save_peers(node.contacts())
         nursery.cancel_scope.cancel()
 
 

@@ -6,7 +6,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -71,39 +71,37 @@ class Talk:
         self.say(f"[dim]{note.event.replace('_', ' ')}[/] {words}")
 
 
-class Stopped(Exception):  # noqa: N818  # Not an error.
-    """SIGINT or SIGTERM came."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
+def run(main: Callable[[trio.CancelScope], Awaitable[None]]) -> None:
     """Run a command until it ends or is told to stop; exit codes 130 and 143 then.
 
-    `main` is cancelled by SIGINT and SIGTERM, and tidies up in its `finally` blocks.
+    The first SIGINT or SIGTERM cancels the scope that `main` is given, in which it does its work;
+    after that it takes its leave. A second one ends it at once.
     """
     stopped: list[int] = []
 
     async def watched() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_wait_signal, nursery.cancel_scope, stopped)
-            await main()
+            work = trio.CancelScope()
+            nursery.start_soon(_wait_signals, (work, nursery.cancel_scope), stopped)
+            await main(work)
             nursery.cancel_scope.cancel()
 
     try:
         trio.run(watched)
+    except KeyboardInterrupt:
+        stopped.append(signal.SIGINT)
     except BaseExceptionGroup as group:
-        raise _first(group) from None
+        if not group.subgroup(KeyboardInterrupt):
+            raise _first(group) from None
+        stopped.append(signal.SIGINT)
     if stopped:
         sys.exit(128 + stopped[0])
 
 
-async def _wait_signal(scope: trio.CancelScope, stopped: list[int]) -> None:
+async def _wait_signals(scopes: Iterable[trio.CancelScope], stopped: list[int]) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            stopped.append(number)
+        for scope in scopes:
+            stopped.append(await anext(signals))
             scope.cancel()
 
 

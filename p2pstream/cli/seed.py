@@ -31,6 +31,7 @@ from p2pstream.node.state import Paths, Store
 from p2pstream.swarm.protocol import SEED_COPIES
 
 PORT = 7441  # Unassigned by IANA.
+LINGER_S = 0.2  # For the partners to hear that we go.
 SAVE_S = 60.0  # How often the peers we know are written down.
 
 
@@ -61,8 +62,8 @@ def command(
     talk = Talk(as_json=as_json)
     others = [(seed.node, seed.address) for seed in map(parse_seed, bootstrap)]
     run(
-        lambda: seed(
-            talk, name=name, others=others, copies=copies, streams=streams,
+        lambda work: seed(
+            talk, work, name=name, others=others, copies=copies, streams=streams,
             bind=(host, free_port(host, PORT) if port is None else port),
             advertise=advertised(advertise),
         )
@@ -70,7 +71,7 @@ def command(
 
 
 async def seed(
-    talk: Talk, *, name: str, others: list[Any], copies: float, streams: int, bind: Address,
+    talk: Talk, work: trio.CancelScope, *, name: str, others: list[Any], copies: float, streams: int, bind: Address,
     advertise: Address | None,
 ) -> None:  # fmt: skip
     """Until it is stopped."""
@@ -96,10 +97,12 @@ async def seed(
             talk.say(f"  p2pstream broadcast testsrc --seed {where}\n")
         nursery.start_soon(show, relay, talk)
         nursery.start_soon(_remember, node, store)
-        try:
+        with work:
             await relay.run()
-        finally:
-            store.save_peers(node.contacts())
+        relay.leave()
+        await trio.sleep(LINGER_S)
+        store.save_peers(node.contacts())
+        nursery.cancel_scope.cancel()
 
 
 def as_data(talk: Talk, where: str) -> bool:

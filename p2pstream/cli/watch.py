@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from p2pstream.node.viewer import Viewer, recording
 from p2pstream.swarm.protocol import Config
 
 PLAYERS = ["browser", "mpv", "vlc", "none"]
+LEAVE_S = 0.1  # For our word that we go.
 LINGER_S = 1.0  # After the end, so that players get the last chunk and partners the news.
 
 
@@ -66,8 +68,8 @@ def command(
     talk = Talk(as_json=as_json and output != "-")
     parsed = parse_ticket(ticket)
     run(
-        lambda: watch(
-            parsed, talk, player=player if page else "none", output=output,
+        lambda work: watch(
+            parsed, talk, work, player=player if page else "none", output=output,
             http_port=http_port if page else None, copies=copies,
             bind=(host, port or 0), advertise=advertised(advertise),
         )
@@ -75,7 +77,7 @@ def command(
 
 
 async def watch(
-    ticket: Ticket, talk: Talk, *, player: str, output: str | None, http_port: int | None,
+    ticket: Ticket, talk: Talk, work: trio.CancelScope, *, player: str, output: str | None, http_port: int | None,
     copies: float, bind: Address, advertise: Address | None,
 ) -> None:  # fmt: skip
     """Until the stream ends. http_port: None for no page."""
@@ -99,7 +101,7 @@ async def watch(
         recorder = files.enter_context(recording(output, sys.stdout.buffer)) if output else None
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(node.run)
-        talk.event("running", node=node.node_id.hex(), pid=_pid())
+        talk.event("running", node=node.node_id.hex(), pid=os.getpid())
         viewer = Viewer(node, ticket.stream, store, Config(copies=copies), recorder=recorder)
         node.bootstrap([*seeds, *store.peers()])
         viewer.start(tuple(seeds))
@@ -108,19 +110,21 @@ async def watch(
         if http_port is not None:
             await session.open_page(nursery, http_port)
         nursery.start_soon(session.show)
-        await viewer.wait_playing()
-        session.playing()
-        helper = start_player(player, session.url, talk)
-        try:
+        helper = None
+        with work:
+            await viewer.wait_playing()
+            session.playing()
+            helper = start_player(player, session.url, talk)
             await viewer.ended.wait()
             await trio.sleep(LINGER_S)
-        finally:
-            session.finish()
-            store.save_peers(node.contacts())
-            if helper is not None:
-                helper.terminate()
-            if session.gateway is not None:
-                session.gateway.stop()
+        session.finish()
+        node.remove_swarm(ticket.stream, "going")
+        store.save_peers(node.contacts())
+        if helper is not None:
+            helper.terminate()
+        if session.gateway is not None:
+            session.gateway.stop()
+        await trio.sleep(LEAVE_S)
         nursery.cancel_scope.cancel()
 
 
@@ -170,7 +174,7 @@ class Session:
         if not self.talk.as_json:
             totals = state["totals"]
             self.talk.say(
-                f"watched {state['playout']['played'] / 5:.0f} s, took {size(_taken(totals))}, "
+                f"watched {self.viewer.played_s:.0f} s, took {size(_taken(totals))}, "
                 f"gave back {size(totals['uploaded'])}, stalled {state['playout']['stall_s']:.1f} s"
             )
 
@@ -197,6 +201,7 @@ def summary(viewer: Viewer, state: dict[str, Any], cpu: float) -> dict[str, Any]
     return {
         "playout": state["playout"],
         "totals": state["totals"],
+        "played_s": round(viewer.played_s, 3),
         "lags_s": [round(lag, 3) for lag in viewer.lags_s],
         "cpu_s_per_s": round(cpu, 4),
         "bytes_out": endpoint.bytes_out,
@@ -262,9 +267,3 @@ def _taken(totals: dict[str, Any]) -> int:
 
 def _children(state: dict[str, Any]) -> int:
     return sum(bool(partner["fed_by_me"]) for partner in state["partners"])
-
-
-def _pid() -> int:
-    import os  # noqa: PLC0415
-
-    return os.getpid()

@@ -31,7 +31,7 @@ from p2pstream.errors import (
     UserError,
 )
 from p2pstream.media import ladder
-from p2pstream.media.options import STDIN, Order, Source
+from p2pstream.media.options import STDIN, Order, Source, is_url
 from p2pstream.media.records import Ended, Failed, Group, Opened, Unpacker, Warned
 from p2pstream.stream.chunk import TICKS_PER_S
 
@@ -218,24 +218,25 @@ class Ingest:
         with suppress(trio.ClosedResourceError):
             async for data in process.stderr:
                 *lines, rest = (rest + data).split(b"\n")
-                self.complaints.extend(_readable(line) for line in lines[-LINES_MAX:])
+                self.complaints.extend(self._readable(line) for line in lines[-LINES_MAX:])
                 rest = rest[-LINE_CHARS_MAX:]
+
+    def _readable(self, line: bytes) -> str:
+        text = line.decode(errors="replace")
+        if is_url(self._source.input):  # It may hold a password.
+            text = text.replace(self._source.input, "the source")
+        return "".join(char if char.isprintable() else "?" for char in text)[:LINE_CHARS_MAX]
 
     async def _bury(self, process: trio.Process) -> None:
         """Kill it if it lives, and leave no zombie."""
         with trio.CancelScope(shield=True):
-            with suppress(ProcessLookupError):
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             self._process = None
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     await stream.aclose()
-
-
-def _readable(line: bytes) -> str:
-    text = line[:LINE_CHARS_MAX].decode(errors="replace")
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _environment() -> dict[str, str]:

@@ -85,12 +85,13 @@ class ConstantRate:
 class Timeline:
     """Maps a source's times on to the stream's, which has no holes and never goes back.
 
-    All in ticks. A loop, or a jump of the source's clock, only changes the shift between the two;
-    pictures rule, sound follows.
+    All in ticks. hole_max: a longer time without a picture is a jump of the source's clock. Such
+    a jump, or a loop, only changes the shift between the two; pictures rule, sound follows.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, *, hole_max: int = JUMP_TICKS) -> None:
         self.end = start
+        self._hole_max = hole_max
         self._shift: int | None = None
 
     @property
@@ -100,8 +101,11 @@ class Timeline:
 
     def picture(self, at: int, duration: int) -> int:
         """Where a picture belongs that the source puts at `at`. Pictures come in order."""
-        if self._shift is None or abs(at + self._shift - self.end) > JUMP_TICKS:
+        if self._shift is None:
             self._shift = self.end - at
+        ahead = at + self._shift - self.end
+        if not -JUMP_TICKS <= ahead <= self._hole_max:
+            self._shift -= ahead
         at += self._shift
         self.end = max(self.end, at + duration)
         return at

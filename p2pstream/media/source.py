@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from p2pstream.errors import MediaFailed, UnsupportedCodec
 from p2pstream.media.opening import Input, open_input
 from p2pstream.media.options import Order
-from p2pstream.media.pace import Timeline
+from p2pstream.media.pace import JUMP_TICKS, Timeline
 from p2pstream.stream.chunk import TICKS_PER_S
 
 # In quotes: PyAV's classes are generic in their stubs only.
@@ -31,6 +31,7 @@ Payload: TypeAlias = "Packet[Stream] | VideoFrame | AudioFrame"
 LEAD_TICKS = TICKS_PER_S // 10
 HELD_MAX = 2000  # Frames of sound that wait for pictures: 40 s. A broken file drops the oldest.
 REORDER_MAX = 16  # Pictures: ITU-T H.264, A.3.1, max_dec_frame_buffering.
+HOLE_MAX_FILE = TICKS_PER_S * 60  # Wild guess: screen recordings leave out what does not change.
 BAD_PACKETS_MAX = 100  # In a row: 3 s of video. Joining a live stream mid-GOP gives some.
 
 
@@ -101,7 +102,7 @@ def frame_items(opened: Input, source: Iterable[AnyPacket]) -> Iterator[Item]:
     for packet in source:
         try:
             frames = packet.decode()
-        except (av.error.InvalidDataError, av.error.EOFError):
+        except av.error.FFmpegError:
             bad += 1
             if bad > BAD_PACKETS_MAX:
                 raise _undecodable(packet) from None
@@ -154,7 +155,8 @@ class Playback:
     def __init__(self, order: Order, opened: Input) -> None:
         self.opened = opened
         self._order = order
-        self._timeline = Timeline(order.start_pts)
+        hole_max = JUMP_TICKS if opened.live else HOLE_MAX_FILE
+        self._timeline = Timeline(order.start_pts, hole_max=hole_max)
         self._lead = 0 if opened.live else LEAD_TICKS
 
     def packets(self, first: Iterable[AnyPacket] = ()) -> Iterator[Item]:

@@ -26,7 +26,6 @@ from p2pstream.media.records import AnyRecord, Ended, Failed, pack
 # security 5.9 says 1 GiB; PyAV and three x264 rungs of 1080p reserve more than they touch.
 MEMORY_BYTES_MAX = 2 * 1024**3
 FILES_MAX = 64  # security 5.9.
-NICENESS = 5  # Wild guess: forwarding to others goes before encoding.
 GRACE_S = 1.0  # From SIGTERM to the end, if the source does not answer.
 
 
@@ -105,7 +104,6 @@ def _limit() -> None:
         _, most = resource.getrlimit(kind)
         least = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(kind, (least, least))
-    os.nice(NICENESS)
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
 

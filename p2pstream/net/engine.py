@@ -94,21 +94,18 @@ class Engine(QuicConnection):
         return self._loss._rtt_smoothed if self._loss._rtt_initialized else RTT_S_UNKNOWN
 
     @property
-    def window_bytes(self) -> int:
-        """What congestion control lets be in flight."""
-        return self._loss.congestion_window
-
-    @property
     def can_open_parcel(self) -> bool:
         """Whether the peer allows us one more unidirectional stream now."""
         return self._local_next_stream_id_uni // 4 < self._remote_max_streams_uni
 
-    def unsent(self, stream_id: int) -> int | None:
-        """Bytes of a stream of ours not sent even once; None when it is done with."""
+    def outstanding(self, stream_id: int) -> tuple[int, int] | None:
+        """Bytes of a stream of ours not sent even once, and not acknowledged; None when done."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.sender.is_finished:
             return None
-        return stream.sender._buffer_stop - stream.sender.highest_offset
+        sender = stream.sender
+        end = sender._buffer_stop
+        return end - sender.highest_offset, end - sender._buffer_start
 
     def owes(self, stream_id: int) -> bool:
         """Whether bytes of a stream of ours are to be sent, or sent again."""
@@ -170,6 +167,7 @@ class Engine(QuicConnection):
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
     ) -> None:
+        # Called for every open stream for every packet: the usual case must be short.
         if stream.stream_id == CONTROL_STREAM and not stream.receiver.is_finished:
             credit = stream.receiver._buffer_start + STREAM_WINDOW_BYTES
             if credit - stream.max_stream_data_local >= STREAM_WINDOW_BYTES // 2:
@@ -250,7 +248,7 @@ _PRIVATE_STATE = {
     "pacer": ("bucket_max",),
     "stream": ("max_stream_data_local", "max_stream_data_local_sent"),
     "receiver": ("_buffer_start", "highest_offset", "is_finished"),
-    "sender": ("_buffer_stop", "buffer_is_empty", "highest_offset", "is_finished"),
+    "sender": ("_buffer_start", "_buffer_stop", "buffer_is_empty", "highest_offset", "is_finished"),
     "tls": (
         "_peer_certificate",
         "_peer_certificate_chain",

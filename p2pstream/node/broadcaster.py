@@ -64,16 +64,15 @@ class Broadcaster:
         self._driver = self.node.add_swarm(self.swarm, lambda _: None)
 
     async def run(self) -> None:
-        """Until the source ends; the end is signed then. Raises the `UserError`s of `Ingest`."""
+        """Until the source ends. Raises the `UserError`s of `Ingest`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew_epochs)
             await self.ingest.run(self._on_news)
             nursery.cancel_scope.cancel()
-        self.end()
 
     def end(self) -> None:
         """Sign the end of the stream."""
-        if self.groups:
+        if self.groups and not self.swarm.ended:
             signed = self._chunker.end(captured_ms=self._end_ms, pts=self._end_pts)
             self.swarm.publish(signed, now=trio.current_time())
             self._driver.poke()

@@ -226,12 +226,17 @@ class Node:
 
     def _perform_dht(self, effect: object) -> None:
         match effect:
+            case Hangup() if not effect.guilty and self._traded_with(effect.peer):
+                pass  # The DHT is done with the link, a swarm is not.
             case Send() | Dial() | Hangup():
                 self._perform(effect)
             case dht.Found():
                 self._on_found(effect)
             case Note():
                 self._note(effect)
+
+    def _traded_with(self, peer: NodeId) -> bool:
+        return any(peer in swarm.partners for swarm in self.swarms)
 
     def _on_found(self, found: dht.Found) -> None:
         driver = self._swarms.get(StreamId(found.key))

@@ -41,6 +41,12 @@ class Seed:
             await trio.sleep(LOOK_S)
             self._leave_lonely(trio.current_time())
 
+    def leave(self) -> None:
+        """Tell everybody that we go."""
+        for stream in list(self.reporters):
+            self.node.remove_swarm(stream, "going")
+            del self.reporters[stream]
+
     def state(self) -> dict[str, Any]:
         """What `status` and `--json` show."""
         now = trio.current_time()
@@ -52,6 +58,8 @@ class Seed:
             "started_s": round(now - self.started_at, 1),
             "links": len(self.node.carrier.links()),
             "records": len(self.node.dht),
+            "bytes_out": self.node.carrier.counters.endpoint.bytes_out,
+            "given": sum(r.swarm.counters.given for r in self.reporters.values()),
             "streams": [
                 r.state(now=now, state="live", detail="relaying") for r in self.reporters.values()
             ],

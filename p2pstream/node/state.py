@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ class Paths:
 
     @classmethod
     def default(cls) -> Paths:
-        runtime = platformdirs.user_runtime_path(APP)
+        with warnings.catch_warnings():  # About odd rights of the folder: handled below.
+            warnings.simplefilter("ignore")
+            runtime = platformdirs.user_runtime_path(APP)
         if not os.access(runtime.parent, os.W_OK):  # No login session: cron, containers.
             runtime = platformdirs.user_state_path(APP) / "run"
         return cls(

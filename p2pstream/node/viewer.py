@@ -41,6 +41,7 @@ class Viewer:
     swarm: Swarm = field(init=False)
     reporter: Reporter = field(init=False)
     lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=LAGS_MAX))
+    played_s: float = 0.0
     ended: trio.Event = field(default_factory=trio.Event)
 
     def start(self, seeds: tuple[Any, ...] = ()) -> None:
@@ -114,6 +115,7 @@ class Viewer:
 
     def _on_play(self, play: Play) -> None:
         chunk = play.chunk
+        self.played_s += chunk.seconds
         self.lags_s.append(self.node.wall(trio.current_time()) - chunk.captured_ms / 1000)
         self.window.add(chunk)
         if self.recorder is not None:

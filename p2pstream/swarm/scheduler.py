@@ -1,8 +1,8 @@
 """Pulling: which missing pieces to ask for now, and whom.
 
 Push brings nearly everything; pull fills the start (the pieces since the last key frame) and mends
-what a parent failed to bring. A piece that a parent is expected to push is asked for only when it
-is late; an answer that is late in turn is hedged: asked of a second partner (Dean and Barroso, "The
+what a parent failed to bring. A piece that a parent is expected to push is asked for only when its
+deadline is near: asking sooner would bring most of them twice. An answer that is late in turn is hedged: asked of a second partner (Dean and Barroso, "The
 Tail at Scale"), rarely enough to stay below 2 % of bytes twice.
 """
 
@@ -15,8 +15,8 @@ from random import Random
 from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import Role
 
-PATIENCE_S = 0.15  # How long a parent may be late, besides two round trips: measured jitter.
-URGENT_S = 0.25  # Before the deadline patience ends: time for a request, an answer and a hedge.
+PATIENCE_S = 1.0  # How long a parent may be late where no deadline presses (seeds): wild guess.
+URGENT_S = 0.22  # Before the deadline patience ends: time for a request, an answer and a hedge.
 ANSWER_S = 0.25  # How long an answer may take, besides two round trips, before it is hedged.
 IN_FLIGHT_MAX = 3  # Copies asked for at once (PPTV's redundant requests, facts/anchors.md M4).
 ASKED_MAX = 64  # Requests in flight with one partner: security/architecture.md 5.5.
@@ -63,13 +63,13 @@ class Verdict:
 def decide(piece: Missing, holders: Sequence[Holder], *, now: float, rng: Random) -> Verdict:
     """Whom to ask for `piece` now, if anybody."""
     rtt_s = min((holder.rtt_s for holder in holders), default=0.0)
-    urgent = piece.deadline - now < URGENT_S + 2 * rtt_s
+    patient = now - piece.known_at < PATIENCE_S and now < piece.deadline - URGENT_S - 2 * rtt_s
     if piece.asked:
         newest = max(at for _, at in piece.asked)
         answered_s = ANSWER_S * len(piece.asked) + 2 * rtt_s
         if len(piece.asked) >= IN_FLIGHT_MAX or now - newest < answered_s:
             return Verdict(None, late=False)
-    elif piece.pushed and not urgent and now - piece.known_at < PATIENCE_S + 2 * rtt_s:
+    elif piece.pushed and patient:
         return Verdict(None, late=False)
     asked = {peer for peer, _ in piece.asked}
     able = [h for h in holders if h.peer not in asked and h.queue < ASKED_MAX]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
@@ -36,11 +37,7 @@ def film(tmp_path: Path) -> Film:
         path = tmp_path / name
         with av.open(str(path), "w") as out:
             pictures = _add_video(out, video, gop, b_frames) if video else None
-            hum = (
-                out.add_stream("aac" if audio == "aac" else "libmp3lame", rate=48000, layout=layout)
-                if audio
-                else None
-            )
+            hum = _add_audio(out, audio, layout) if audio else None
             if pictures:
                 for frame in _pictures(round(seconds * 25)):
                     out.mux(pictures.encode(frame))
@@ -100,6 +97,12 @@ def _add_video(out: OutputContainer, codec: str, gop: int, b_frames: int) -> Vid
     stream = out.add_stream(codec, rate=25, options=options if codec == "libx264" else {})
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.gop_size, stream.pix_fmt = 160, 120, gop, "yuv420p"
+    return stream
+
+
+def _add_audio(out: OutputContainer, codec: str, layout: str) -> AudioStream:
+    stream = out.add_stream(codec, rate=48000, layout=layout)
+    assert isinstance(stream, AudioStream)
     return stream
 
 

@@ -66,6 +66,12 @@ def test_a_loop_and_a_jump_leave_no_hole() -> None:
     assert (second, jumped) == (6500, 9500)
 
 
+def test_a_file_may_leave_out_pictures_that_do_not_change() -> None:
+    timeline = Timeline(0, hole_max=90_000 * 60)
+
+    assert [timeline.picture(at, 3000) for at in (0, 900_000, 0)] == [0, 900_000, 903_000]
+
+
 def test_sound_is_moved_a_little_and_holes_are_told() -> None:
     clock = SoundClock(0, 100)
     clock.advance(1000)

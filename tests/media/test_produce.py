@@ -7,6 +7,7 @@ import socket
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest

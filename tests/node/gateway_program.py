@@ -59,7 +59,7 @@ class Show:
         return {
             "version": "0.1.0",
             "state": self.state if current else "joining",
-            "detail": self.detail or "asking 3 seeds for partners",
+            "detail": self.detail if current else "asking 3 seeds for partners",
             "stream": {"id": "abcdefghijklmnopqrstuvwxyz234567" + "a" * 20, "title": self.title},
             "testsrc": True,
             "started_s": at,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
+from typing import Any
 
 import pytest
 import trio
 
 from p2pstream.core import LinkUp, Parcel
+from p2pstream.net.engine import INCOMING_PARCELS_MAX, Engine
 from p2pstream.net.link import (
     CONTROL_BURST,
     FEED_BYTES_MAX,
-    INCOMING_PARCELS_MAX,
     PARCEL_BODY_BYTES_MAX,
     QUEUE_BYTES_MAX,
 )
@@ -43,7 +45,7 @@ async def test_the_most_urgent_parcel_goes_first(net: Net) -> None:
     # A few have started before the urgent ones were known, and the engine sends some in turns.
     assert b.numbers[-1] == 0
     ranks = [b.numbers.index(number) for number in range(40)]
-    assert all(ranks[n] > ranks[n + 8] for n in range(32))
+    assert all(ranks[n] > ranks[n + 3] for n in range(30))
 
 
 @in_virtual_time
@@ -122,7 +124,7 @@ async def test_a_thousand_parcels_pass_all_windows(net: Net) -> None:
     sent = 0
     while sent < 1000:
         if a.carrier.backlog(b.id) < 1 << 20:
-            a.send(b, parcel(sent))
+            a.send(b, parcel(sent, 8 * 1024))
             sent += 1
         else:
             await trio.sleep(0.05)
@@ -204,14 +206,22 @@ async def test_slow_parcels_are_stopped_and_their_slots_free_again(net: Net) -> 
 
 @in_virtual_time
 async def test_who_ignores_that_a_parcel_was_stopped_is_cut_off(net: Net) -> None:
-    a, b = await net.pair()
+    class Stubborn(Engine):
+        def _handle_stop_sending_frame(self, _context: Any, _kind: int, buf: Any) -> None:
+            buf.pull_uint_var()
+            buf.pull_uint_var()
+
+    a, b = await net.node(1, engine=Stubborn), await net.node(2)
+    a.dial(b)
+    await trio.sleep(1)
     engine = a.link(b)._engine
-    engine._handle_stop_sending_frame = lambda *_: None  # type: ignore[method-assign]
     stream_id = engine.get_next_available_stream_id(is_unidirectional=True)
     engine.send_stream_data(stream_id, b"x")
     a.send(b, Say(0))
-    await trio.sleep(20)
-    assert b.downs == ["slow_parcels"] or b.downs == ["protocol_error"]
+    await trio.sleep(12)
+    assert b.downs == []
+    await trio.sleep(2)
+    assert b.downs == ["slow_parcels"]
 
 
 @pytest.mark.parametrize(
@@ -301,14 +311,16 @@ async def test_a_carrier_that_runs_for_long_does_not_grow(net: Net) -> None:
             a.heard.clear()
             b.heard.clear()
             await trio.sleep(0.2)
+        await trio.sleep(10)
+        gc.collect()  # aioquic's connections are cycles.
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
     try:
-        before = await live(200)
-        after = await live(300)
+        before = await live(50)
+        after = await live(100)
     finally:
         tracemalloc.stop()
-    assert after - before < 100_000
+    assert after - before < 50_000
     assert len(a.carrier._endpoint._timers) < 20
     assert len(a.carrier._endpoint._by_cid) < 30

@@ -62,6 +62,7 @@ class Net(trio.abc.SocketFactory):
 
     def __init__(self, nursery: trio.Nursery, *, seed: int = 1) -> None:
         self.delay_s = 0.02
+        self.jitter_s = 0.0
         self.loss = 0.0
         self.rate = math.inf
         self.queue_bytes = 128 * 1024
@@ -116,7 +117,7 @@ class Net(trio.abc.SocketFactory):
         self._busy_until[source[0]] = start = start + len(data) / self.rate
         if self.cut(source[0], target[0]) or self._rng.random() < self.loss:
             return
-        at = start + self.delay_s
+        at = start + self.delay_s + self.jitter_s * self._rng.random()
         heapq.heappush(self._heap, (at, next(self._order), source, data, target))
         if self._nap is not None and at < self._nap.deadline:
             self._nap.deadline = at

@@ -32,6 +32,8 @@ export class MeshView {
     this.#links = svg("g", { class: "links", "aria-hidden": "true" }, frame);
     this.#dots = svg("g", { class: "nodes", "aria-hidden": "true" }, frame);
     new ResizeObserver(() => this.#state && this.#layout()).observe(frame.parentElement);
+    // What nobody sees need not move.
+    new IntersectionObserver(([entry]) => frame.parentElement.classList.toggle("away", !entry.isIntersecting)).observe(frame);
   }
 
   show(state) {

@@ -31,7 +31,6 @@ const sparks = {
 };
 const history = []; // [seconds, bytes taken, bytes given], for rates.
 let heardAt = performance.now();
-let current = null;
 
 watch();
 wireControls();
@@ -55,7 +54,6 @@ setInterval(() => {
 }, 1000);
 
 function show(state) {
-  current = state;
   player.readStrip = Boolean(state.testsrc);
   const playable = state.rendition?.codecs;
   if (playable && state.state !== "joining") player.start(playable);
@@ -75,8 +73,13 @@ function showStatus(state) {
   text("badge-text", words[state.state] ?? "error");
   if (player.stats.error && player.stats.mode === "none") cover("error", player.stats.error);
   else if (state.state === "live" && !player.started) cover("joining", "Filling the buffer.");
-  else if (state.state === "live" || (state.state === "ended" && !video.ended)) uncover(state.state);
+  else if (state.state === "live" || playsOut(state)) document.body.dataset.state = "live";
   else cover(state.state in COVERS ? state.state : "error", state.detail);
+}
+
+// Whether the last seconds of an ended stream are still to be seen.
+function playsOut(state) {
+  return state.state === "ended" && player.started && !video.ended && !video.paused;
 }
 
 function cover(name, detail) {
@@ -84,10 +87,6 @@ function cover(name, detail) {
   text("cover-head", COVERS[name][0]);
   text("cover-detail", detail || COVERS[name][1]);
   if (name === "error") text("badge-text", "offline");
-}
-
-function uncover(name) {
-  document.body.dataset.state = name;
 }
 
 // Numbers.
