@@ -96,7 +96,7 @@ class Endpoint:
         self._by_cid: dict[bytes, Link] = {}
         self._dirty: dict[Link, None] = {}  # To be flushed, in order.
         self._timers: list[tuple[float, int, Link]] = []  # A heap; see `_arm`.
-        self._armed: dict[Link, float] = {}  # The earliest entry of each link in `_timers`.
+        self._armed: dict[Link, list[float]] = {}  # Their entries in `_timers`, earliest last.
         self._order = count()
         self._settle_at = inf
         self._turning = False
@@ -206,24 +206,23 @@ class Endpoint:
 
     def _fire(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
-            at, _, link = heapq.heappop(self._timers)
-            if self._armed.get(link) != at:
-                continue  # Replaced by an earlier one, or the link is gone.
-            del self._armed[link]
+            _, _, link = heapq.heappop(self._timers)
+            if link not in self._links:
+                continue
+            self._armed[link].pop()
             self._attend(link, partial(link.wake, now=now))
 
     def _arm(self, link: Link, now: float) -> None:
         """See that `link` is woken in time.
 
-        An entry that is too early stays (the link is woken, for nothing, and armed again), so there
-        are few entries in the heap for each link however often its timer moves.
+        Entries are never taken out: the link is woken too early, for nothing, and armed again. Only
+        what is earlier than all entries of the link is put in, so these are few however often its
+        timer moves.
         """
-        at = link.wake_at(now=now)
-        if at == inf:
-            return
-        at = max(at, now + PACING_S)
-        if at < self._armed.get(link, inf):
-            self._armed[link] = at
+        at = max(link.wake_at(now=now), now + PACING_S)
+        entries = self._armed[link]
+        if at < (entries[-1] if entries else inf):
+            entries.append(at)
             heapq.heappush(self._timers, (at, next(self._order), link))
 
     def _flush(self, udp: Udp, link: Link, now: float) -> None:
@@ -336,6 +335,7 @@ class Endpoint:
             now=now,
         )
         self._links[link] = _Entry(address, set())
+        self._armed[link] = []
         self._route(engine.host_cid, link)
         self._doorman.enter(address, inbound=not dialled)
         return link
@@ -346,7 +346,7 @@ class Endpoint:
 
     def _forget(self, link: Link) -> None:
         entry = self._links.pop(link)
-        self._armed.pop(link, None)
+        del self._armed[link]
         self._dirty.pop(link, None)
         for cid in entry.cids:
             if self._by_cid.get(cid) is link:

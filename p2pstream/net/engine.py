@@ -121,6 +121,8 @@ class Engine(QuicConnection):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         if not self._network_paths:
             return []  # Nothing readable has arrived yet: aioquic would raise.
+        if self._close_pending and not self._network_paths[0].can_send(DATAGRAM_BYTES):
+            return []  # aioquic forgets the three times of RFC 9000 8.1 when it says good-bye.
         self._put_control_first()
         return super().datagrams_to_send(now)
 
@@ -229,6 +231,7 @@ _PRIVATE_METHODS = {
 _PRIVATE_STATE = {
     "connection": (
         "_close_event",
+        "_close_pending",
         "_is_client",
         "_local_max_data",
         "_local_max_stream_data_uni",

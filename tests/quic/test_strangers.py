@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 import trio
+from aioquic.buffer import Buffer
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import encode_quic_version_negotiation, pull_quic_header
-from aioquic.buffer import Buffer
 
 from p2pstream.identity import Address, NodeKey
 from p2pstream.net import tls
