@@ -106,6 +106,10 @@ class Partner:
             if heard is not None:
                 heard.note(seq, bits)
 
+    def cares_for(self, rendition: int) -> bool:
+        """Whether it carries the rendition too; a newcomer that carries nothing yet may."""
+        return not self.heard or rendition in self.heard
+
     def knows_head(self, seq: int) -> bool:
         return seq in self.knows or any(seq in heard.masks for heard in self.heard.values())
 

@@ -134,7 +134,6 @@ class Parent:
     since: float
     first: int
     seq: int
-    hops: int = HOPS_MAX
     missed: int = 0
     pieces: int = 0
 

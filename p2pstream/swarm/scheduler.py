@@ -2,8 +2,9 @@
 
 Push brings nearly everything; pull fills the start (the pieces since the last key frame) and mends
 what a parent failed to bring. A piece that a parent is expected to push is asked for only when its
-deadline is near: asking sooner would bring most of them twice. An answer that is late in turn is hedged: asked of a second partner (Dean and Barroso, "The
-Tail at Scale"), rarely enough to stay below 2 % of bytes twice.
+deadline is near: asking sooner would bring most of them twice. An answer that is late in turn is
+hedged: asked of a second partner (Dean and Barroso, "The Tail at Scale"), rarely enough to stay
+below 2 % of bytes twice.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from p2pstream.core import Hangup, LinkDown, LinkUp
 from p2pstream.errors import BadMessage, Misbehaviour, PortInUse
 from p2pstream.identity import NodeId
 from p2pstream.net.engine import Engine
-from tests.quic.virtual import Net, Node, Say, in_virtual_time, parcel
+from tests.quic.virtual import Net, Node, PlainSocket, Say, in_virtual_time, parcel
 
 NOWHERE = ("10.0.0.99", 50_000)
 
@@ -309,6 +309,23 @@ async def test_a_sendto_that_fails_is_only_a_lost_packet(net: Net) -> None:
     assert b.numbers == [1]
     assert a.carrier.counters.endpoint.unsent > 0
     assert a.downs == []
+
+
+@in_virtual_time
+async def test_a_socket_with_only_the_methods_of_trio_will_do(net: Net) -> None:
+    net.kind = PlainSocket
+    a, b = await net.pair()
+    for number in range(20):
+        a.send(b, parcel(number))
+    await trio.sleep(2)
+    assert sorted(b.numbers) == list(range(20))
+    net.refusal = OSError(101, "Network is unreachable")
+    a.send(b, Say(1))
+    await trio.sleep(1)
+    net.refusal = None
+    a.carrier.close()
+    await trio.sleep(1)
+    assert b.downs == ["peer_bye"]
 
 
 @in_virtual_time

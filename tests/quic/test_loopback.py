@@ -19,7 +19,7 @@ PATIENCE_S = 20  # For a machine that is very busy; the tests need milliseconds.
 
 async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # Conditions here are of many kinds.
             await trio.sleep(0.005)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 
-from p2pstream.core import LinkUp, Parcel
+from p2pstream.core import Happening, LinkUp, Parcel
+from p2pstream.identity import NodeId
 from p2pstream.net.engine import INCOMING_PARCELS_MAX, Engine
 from p2pstream.net.link import (
     CONTROL_BURST,
@@ -151,9 +153,12 @@ async def test_links_come_up_under_loss_and_parcels_wait_for_them(net: Net, seed
     net._rng.seed(seed)
     net.loss = 0.15
     a, b = await net.node(1), await net.node(2)
-    b.on_heard = lambda _peer, what: (
-        [b.send(a, parcel(n)) for n in range(5)] and None if isinstance(what, LinkUp) else None
-    )
+
+    def greet(_peer: NodeId, what: Happening) -> None:
+        for number in range(5 if isinstance(what, LinkUp) else 0):
+            b.send(a, parcel(number))
+
+    b.on_heard = greet
     while not b.links:
         a.dial(b)
         await trio.sleep(3.1)
@@ -265,13 +270,12 @@ async def test_a_bad_message_ends_the_link(net: Net, data: bytes) -> None:
 
 @in_virtual_time
 async def test_ending_the_control_stream_ends_the_link(net: Net) -> None:
-    for number, act in enumerate(
-        [
-            lambda engine: engine.send_stream_data(0, b"", end_stream=True),
-            lambda engine: engine.reset_stream(0, 1),
-            lambda engine: engine.stop_stream(0, 1),
-        ]
-    ):
+    acts: list[Callable[[Engine], None]] = [
+        lambda engine: engine.send_stream_data(0, b"", end_stream=True),
+        lambda engine: engine.reset_stream(0, 1),
+        lambda engine: engine.stop_stream(0, 1),
+    ]
+    for number, act in enumerate(acts):
         a, b = await net.node(10 + 2 * number), await net.node(11 + 2 * number)
         a.dial(b)
         await trio.sleep(1)

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 import trio
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import encode_quic_version_negotiation, pull_quic_header
 

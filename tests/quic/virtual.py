@@ -69,6 +69,7 @@ class Net(trio.abc.SocketFactory):
         self.cut: Callable[[str, str], bool] = lambda _source, _target: False
         self.refusal: OSError | None = None  # What every `sendto` raises.
         self.sent: list[tuple[Address, Address, bytes]] | None = None  # When a test listens.
+        self.kind: type[VirtualSocket] = VirtualSocket
         self.packets = 0
         self._nursery = nursery
         self._rng = random.Random(seed)
@@ -79,7 +80,7 @@ class Net(trio.abc.SocketFactory):
         self._nap: trio.CancelScope | None = None
 
     def socket(self, family: int = 0, type: int = 0, proto: int = 0) -> VirtualSocket:  # noqa: A002, ARG002  # trio's names.
-        return VirtualSocket(self)
+        return self.kind(self)
 
     async def node(self, number: int, *, ip: str = "", engine: type[Engine] = Engine) -> Node:
         """A node that is running, at 10.0.0.`number` or `ip`."""
@@ -185,6 +186,18 @@ class VirtualSocket(trio.socket.SocketType):
 
     def close(self) -> None:
         self._net.close(self._address)
+
+
+class PlainSocket(VirtualSocket):
+    """One that offers what trio's own sockets offer, and no more."""
+
+    recv_nowait = None  # type: ignore[assignment]
+    sendto_nowait = None  # type: ignore[assignment]
+
+    async def sendto(self, *args: Any) -> int:
+        await trio.lowlevel.checkpoint()
+        self._net.transmit(self._address, args[-1], args[0])
+        return len(args[0])
 
 
 class Node:

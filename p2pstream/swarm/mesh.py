@@ -1,0 +1,100 @@
+"""What the parts of a swarm share: the window, the partners, and a few facts about the stream.
+
+`Swarm` (protocol.py) lets things in and keeps order; `Giver` sends, `Taker` asks, `Parenting`
+chooses who pushes to us. Each works on one `Mesh` and leaves what is to be done in its `out`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+
+from p2pstream.core import Effect, Roads, Send
+from p2pstream.identity import NodeId, StreamId
+from p2pstream.playback.playout import Config as PlayoutConfig
+from p2pstream.stream.chunk import TICKS_PER_S, Init
+from p2pstream.stream.head import Head
+from p2pstream.stream.window import Window
+from p2pstream.swarm.ledger import Counters
+from p2pstream.swarm.messages import NO_HOPS, Role
+from p2pstream.swarm.partners import PARTNERS_MAX, Partner
+from p2pstream.swarm.push import Children, Feed, Parents
+from p2pstream.swarm.watch import Watch
+from p2pstream.wire.codec import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """copies: upload, in rates of the stream. rendition: the one the user insists on."""
+
+    copies: float = 4.0  # Wild guess for homes: 4 Mbit/s up at 1 Mbit/s.
+    partners_max: int = PARTNERS_MAX
+    rendition: int | None = None
+    playout: PlayoutConfig = field(default_factory=PlayoutConfig)
+
+
+@dataclass(slots=True)
+class Mesh:
+    """The state of one node's part in the mesh around one stream.
+
+    depth: by feed, how many hops from the broadcaster its newest piece was sent. fed: by feed, the
+    newest seq of which we have a piece. rate: bytes a second of the largest rendition, smoothed.
+    """
+
+    stream: StreamId
+    me: NodeId
+    role: Role
+    config: Config
+    roads: Roads
+    rng: Random
+    wall: Callable[[float], float]
+    children: Children
+    watch: Watch | None = None
+    window: Window = field(default_factory=Window)
+    counters: Counters = field(default_factory=Counters)
+    partners: dict[NodeId, Partner] = field(default_factory=dict)
+    parents: Parents = field(default_factory=Parents)
+    inits: OrderedDict[bytes, Init] = field(default_factory=OrderedDict)
+    depth: dict[Feed, int] = field(default_factory=dict)
+    fed: dict[Feed, int] = field(default_factory=dict)
+    rate: float = 0.0
+    out: list[Effect] = field(default_factory=list)
+
+    def send(self, peer: NodeId, message: Message) -> None:
+        self.out.append(Send(peer, message))
+
+    def newest_head(self) -> Head | None:
+        return self.window.head(self.window.newest)
+
+    def renditions(self) -> tuple[int, ...]:
+        """What we carry: a viewer what it watches, a seed what viewers watch, the origin all."""
+        if self.watch is not None:
+            return self.watch.renditions
+        head = self.newest_head()
+        there = {part.rendition for part in head.parts} if head else set()
+        if self.role is Role.SEED:
+            there &= {r for p in self.partners.values() if p.role is Role.VIEWER for r in p.heard}
+        return tuple(sorted(there))
+
+    def edge(self, rendition: int) -> int:
+        """The newest seq of which a partner holds anything; -1 of nothing."""
+        return max((p.edge(rendition) for p in self.partners.values()), default=-1)
+
+    def hops(self, feed: Feed) -> int:
+        """How far from the broadcaster we are in one feed; NO_HOPS when nobody feeds us."""
+        if self.role is Role.ORIGIN:
+            return 0
+        parent = self.parents.by_feed.get(feed)
+        return self.depth.get(feed, NO_HOPS) if parent and parent.pieces else NO_HOPS
+
+    def deadline(self, seq: int) -> float:
+        """When a viewer needs the chunk; `inf` for others."""
+        return self.watch.playout.due(seq) if self.watch else inf
+
+    def count_rate(self, head: Head) -> None:
+        if head.parts:
+            rate = max(part.size for part in head.parts) * TICKS_PER_S / head.duration
+            self.rate = rate if not self.rate else 0.9 * self.rate + 0.1 * rate

@@ -1,0 +1,148 @@
+"""Parents: who pushes to us, and when to look for somebody else. The policies are in `push`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from p2pstream.identity import NodeId
+from p2pstream.swarm import messages as m
+from p2pstream.swarm import push
+from p2pstream.swarm.mesh import Mesh
+from p2pstream.swarm.messages import SUBSTREAMS, Role
+from p2pstream.swarm.partners import Partner
+from p2pstream.swarm.push import Feed, Offer, Parent
+
+COOL_S = 5.0  # A parent that failed is not chosen for that feed again so soon (20 s in the paper).
+MISSED_MAX = 2  # Late pieces in a row, each repaired by pull, before a parent is replaced.
+STARVED_CHUNKS = 2 * SUBSTREAMS  # A parent that brought nothing while the edge moved this far.
+YOUNG_S = 1.0  # A parent this new has had no time to bring anything.
+IMPROVE_S = 3.0  # How often one feed is moved from the origin to a peer.
+LEFT_S = 10 * COOL_S  # Having left the origin we stay away from it, or we would swing.
+
+
+@dataclass(slots=True)
+class Parenting:
+    """Keeps a parent for each feed that we want."""
+
+    mesh: Mesh
+    _improve_at: float = 0.0
+
+    def seek(self, *, now: float) -> None:
+        """Find a parent for every feed that has none."""
+        mesh = self.mesh
+        if mesh.role is Role.ORIGIN:
+            return
+        since: dict[tuple[NodeId, int], int] = {}
+        for feed in mesh.parents.open_feeds(mesh.renditions()):
+            offers = self._offers(feed, now)
+            chosen = push.choose_parent(offers, partners=len(mesh.partners), rng=mesh.rng)
+            if chosen is not None:
+                first = self._adopt(feed, mesh.partners[chosen.peer], now)
+                key = chosen.peer, feed[0]
+                since[key] = min(first, since.get(key, first))
+        for (peer, rendition), first in since.items():
+            self._subscribe(peer, rendition, since=first)
+
+    def missed(self, feed: Feed, *, now: float) -> None:
+        """A piece of this feed had to be asked for: its parent is late."""
+        parent = self.mesh.parents.by_feed.get(feed)
+        if parent is None:
+            return
+        parent.missed += 1
+        if parent.missed >= MISSED_MAX:
+            self._drop(feed, now, cool_s=COOL_S)
+            self.seek(now=now)
+
+    def on_refuse(self, partner: Partner, message: m.Refuse, *, now: float) -> None:
+        """It does not push to us: somebody else must."""
+        partner.slots = 0
+        for substream in range(SUBSTREAMS):
+            feed = message.rendition, substream
+            parent = self.mesh.parents.by_feed.get(feed)
+            if message.substreams >> substream & 1 and parent and parent.peer == partner.node:
+                self._drop(feed, now, cool_s=COOL_S, tell=False)
+        self.seek(now=now)
+
+    def upkeep(self, *, now: float) -> None:
+        """Once a second: drop parents that we do not need or that fail, and find better ones."""
+        self._drop_unwanted(now)
+        self._drop_starved(now)
+        self._improve(now)
+        self.seek(now=now)
+
+    def _offers(self, feed: Feed, now: float) -> list[Offer]:
+        mesh, (rendition, substream) = self.mesh, feed
+        edge = mesh.edge(rendition)
+        offers = []
+        for partner in mesh.partners.values():
+            heard = partner.heard.get(rendition)
+            if heard is None or partner.slots <= 0 or partner.cool.get(feed, -inf) > now:
+                continue
+            if heard.parents[substream] == mesh.me[: m.SHORT_ID_BYTES]:
+                continue  # It is our child there.
+            offers.append(
+                Offer(
+                    partner.node,
+                    partner.role,
+                    hops=heard.hops[substream],
+                    rtt_s=mesh.roads.rtt_s(partner.node),
+                    behind=edge - heard.edge,
+                    already=len(mesh.parents.fed_by(partner.node)),
+                    slots=partner.slots,
+                )
+            )
+        return offers
+
+    def _adopt(self, feed: Feed, partner: Partner, now: float) -> int:
+        """Returns the seq from which on the partner is to push: what comes before it is pulled."""
+        edge = max(partner.edge(feed[0]), self.mesh.fed.get(feed, -1))
+        self.mesh.parents.by_feed[feed] = Parent(partner.node, now, first=edge + 1, seq=edge)
+        partner.slots -= 1
+        return edge + 1
+
+    def _subscribe(self, peer: NodeId, rendition: int, *, since: int = 0) -> None:
+        """Tell `peer` which substreams it is to push. since: where those begin that are new."""
+        mask = self.mesh.parents.mask(peer, rendition)
+        self.mesh.send(peer, m.Subscribe(self.mesh.stream, rendition, mask, since))
+
+    def _drop(self, feed: Feed, now: float, *, cool_s: float, tell: bool = True) -> None:
+        parent = self.mesh.parents.by_feed.pop(feed)
+        self.mesh.partners[parent.peer].cool[feed] = now + cool_s
+        self.mesh.counters.parents_replaced += 1
+        if tell:
+            self._subscribe(parent.peer, feed[0])
+
+    def _drop_unwanted(self, now: float) -> None:
+        """After a switch of renditions."""
+        wanted = self.mesh.renditions()
+        for feed in [feed for feed in self.mesh.parents.by_feed if feed[0] not in wanted]:
+            self._drop(feed, now, cool_s=0.0)
+
+    def _drop_starved(self, now: float) -> None:
+        """Replace parents that brought nothing while the edge moved on."""
+        for feed, parent in list(self.mesh.parents.by_feed.items()):
+            behind = self.mesh.edge(feed[0]) - parent.seq
+            if behind > STARVED_CHUNKS and now - parent.since > YOUNG_S:
+                self._drop(feed, now, cool_s=COOL_S)
+
+    def _improve(self, now: float) -> None:
+        """Take one feed from the origin to a peer when enough others are fed by it directly."""
+        mesh = self.mesh
+        if now < self._improve_at or mesh.role is Role.ORIGIN:
+            return
+        self._improve_at = now + IMPROVE_S * (0.5 + mesh.rng.random())
+        for feed, parent in mesh.parents.by_feed.items():
+            if mesh.partners[parent.peer].role is Role.ORIGIN and self._may_leave_origin(feed, now):
+                self._drop(feed, now, cool_s=LEFT_S)
+                return
+
+    def _may_leave_origin(self, feed: Feed, now: float) -> bool:
+        rendition, substream = feed
+        direct = [
+            partner.node
+            for partner in self.mesh.partners.values()
+            if (heard := partner.heard.get(rendition)) and heard.hops[substream] == 1
+        ]
+        others = any(offer.role is not Role.ORIGIN for offer in self._offers(feed, now))
+        return others and push.may_leave_origin(self.mesh.me, direct, substream)

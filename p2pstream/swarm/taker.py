@@ -1,0 +1,164 @@
+"""Taking: what is missing, and whom to ask for it. The policy is `scheduler.decide`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from p2pstream.identity import NodeId
+from p2pstream.stream.window import HEADS_MAX
+from p2pstream.swarm import messages as m
+from p2pstream.swarm import scheduler
+from p2pstream.swarm.mesh import Mesh
+from p2pstream.swarm.messages import bits, pack_mask, substream_of
+from p2pstream.swarm.parenting import Parenting
+from p2pstream.swarm.partners import Partner
+
+TICK_S = 0.05  # While pieces are missing: a quarter of the time that is left when it is urgent.
+PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
+ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
+
+
+@dataclass(slots=True)
+class Taker:
+    """The asking half. plan_at: when to look again for what is missing."""
+
+    mesh: Mesh
+    parenting: Parenting
+    plan_at: float = inf
+    _known_at: dict[tuple[int, int], float] = field(default_factory=dict)  # (seq, rendition)
+    _asked_head_at: float = -inf
+
+    def soon(self, *, now: float) -> None:
+        """Something changed: look again."""
+        self.plan_at = min(self.plan_at, now)
+
+    def note_known(self, partner: Partner, rendition: int, *, now: float) -> None:
+        """Note when we first heard of each chunk that a partner holds."""
+        heard = partner.heard.get(rendition)
+        oldest = self.mesh.window.oldest_allowed
+        for seq in heard.masks if heard else ():
+            if seq >= oldest:
+                self._known_at.setdefault((seq, rendition), now)
+        self.soon(now=now)
+
+    def plan(self, *, now: float) -> None:
+        """Ask for what is missing and due, and blame parents that let us down."""
+        self.plan_at = inf
+        self._begin(now)
+        wanted: list[tuple[NodeId, scheduler.Missing]] = []
+        waiting = False
+        for rendition in self.mesh.renditions():
+            for seq, index in self._missing(rendition):
+                waiting = True
+                piece = self._describe(seq, rendition, index, now)
+                holders = self._holders(seq, rendition, index)
+                verdict = scheduler.decide(piece, holders, now=now, rng=self.mesh.rng)
+                if verdict.late:
+                    self.mesh.counters.pulls_late += 1
+                    self.parenting.missed((rendition, substream_of(seq, index)), now=now)
+                if verdict.peer is not None:
+                    self.mesh.partners[verdict.peer].asked[seq, rendition, index] = now
+                    wanted.append((verdict.peer, piece))
+        self._ask(wanted)
+        if waiting:
+            self.plan_at = now + TICK_S
+
+    def on_lack(self, partner: Partner, lack: m.Lack, *, now: float) -> None:
+        """Ask somebody else. Raises `BadMessage`."""
+        partner.account.lacks += 1
+        heard = partner.heard.get(lack.rendition)
+        for seq, data in lack.items:
+            mask = m.unpack_mask(data)
+            for index in bits(mask):
+                partner.asked.pop((seq, lack.rendition, index), None)
+            if heard is not None and seq in heard.masks:
+                heard.masks[seq] &= ~mask  # Until it says again that it has them.
+        self.soon(now=now)
+
+    def prune(self) -> None:
+        """Forget what has left the window."""
+        oldest = self.mesh.window.oldest_allowed
+        self._known_at = {key: at for key, at in self._known_at.items() if key[0] >= oldest}
+        for partner in self.mesh.partners.values():
+            partner.forget_before(oldest)
+
+    def _begin(self, now: float) -> None:
+        """Join near the live edge: at the newest key frame that a partner knows of."""
+        watch, window = self.mesh.watch, self.mesh.window
+        if watch is None or watch.playout.next_seq is not None:
+            return
+        if watch.rendition is None:
+            self._ask_for_a_head(now)
+            return
+        partners = self.mesh.partners.values()
+        key = max((p.key for p in partners if p.key <= p.edge(watch.rendition)), default=-1)
+        if key > max(window.oldest_allowed, watch.playout.last_seq):
+            watch.playout.start(key, now=now)
+
+    def _ask_for_a_head(self, now: float) -> None:
+        """We joined before our partners had anything: the first head tells the renditions."""
+        partners = self.mesh.partners.values()
+        edges = [(heard.edge, r, p.node) for p in partners for r, heard in p.heard.items()]
+        edge, rendition, peer = max(edges, default=(-1, 0, self.mesh.me))
+        if edge >= 0 and now - self._asked_head_at > ASK_HEAD_S:
+            self._asked_head_at = now
+            want = m.Want(self.mesh.stream, rendition, ((edge, b"\1"),), heads=True)
+            self.mesh.send(peer, want)
+
+    def _missing(self, rendition: int) -> list[tuple[int, int]]:
+        """(seq, index) of pieces that a partner holds and we want, oldest first."""
+        mesh = self.mesh
+        edge = mesh.edge(rendition)
+        found = []
+        for seq in range(self._fetch_from(edge), edge + 1):
+            lacking = mesh.window.missing(seq, rendition) if seq in mesh.window else -1
+            if not lacking:
+                continue
+            held = 0
+            for partner in mesh.partners.values():
+                held |= partner.holds(rendition, seq)
+            found += [(seq, index) for index in bits(held & lacking)]
+        return found
+
+    def _fetch_from(self, edge: int) -> int:
+        watch = self.mesh.watch
+        if watch is None:
+            return max(self.mesh.window.oldest_allowed, edge - PULL_CHUNKS_MAX, 0)
+        next_seq = watch.playout.next_seq
+        if next_seq is None:
+            return edge + 1
+        return max(next_seq, edge - HEADS_MAX + 1)
+
+    def _describe(self, seq: int, rendition: int, index: int, now: float) -> scheduler.Missing:
+        parent = self.mesh.parents.by_feed.get((rendition, substream_of(seq, index)))
+        asked = tuple(
+            (p.node, at)
+            for p in self.mesh.partners.values()
+            if (at := p.asked.get((seq, rendition, index))) is not None
+        )
+        return scheduler.Missing(
+            seq,
+            rendition,
+            index,
+            known_at=self._known_at.get((seq, rendition), now),
+            deadline=self.mesh.deadline(seq),
+            pushed=parent is not None and parent.first <= seq,
+            asked=asked,
+        )
+
+    def _holders(self, seq: int, rendition: int, index: int) -> list[scheduler.Holder]:
+        return [
+            scheduler.Holder(p.node, p.role, self.mesh.roads.rtt_s(p.node), len(p.asked))
+            for p in self.mesh.partners.values()
+            if p.holds(rendition, seq) >> index & 1
+        ]
+
+    def _ask(self, wanted: list[tuple[NodeId, scheduler.Missing]]) -> None:
+        for (peer, rendition), masks in scheduler.by_peer(wanted).items():
+            items = tuple((seq, pack_mask(mask)) for seq, mask in sorted(masks.items()))
+            self.mesh.counters.pulls += sum(mask.bit_count() for mask in masks.values())
+            for at in range(0, len(items), HEADS_MAX):
+                some = items[at : at + HEADS_MAX]
+                lacks_heads = any(seq not in self.mesh.window for seq, _ in some)
+                self.mesh.send(peer, m.Want(self.mesh.stream, rendition, some, lacks_heads))
