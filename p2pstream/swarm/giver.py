@@ -144,14 +144,15 @@ class Giver:
         self, partner: Partner, seq: int, rendition: int, index: int,
         piece: Stored, hops: int | None, now: float,
     ) -> None:  # fmt: skip
-        """hops: how far we are for this piece; None: as far as in its feed just now."""
+        """hops: how far we are for this piece; None: as far as for the newest of its feed."""
         mesh = self.mesh
         head = mesh.window.head(seq)
         assert head is not None, "a piece in the window has its head there"
         raw = b"" if partner.knows_head(seq) else head.raw
         partner.knows.add(seq)
         if hops is None:
-            hops = mesh.hops((rendition, substream_of(seq, index)))
+            feed = rendition, substream_of(seq, index)
+            hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
         header = m.Piece(
             mesh.stream, seq, rendition, index, min(hops, NO_HOPS - 1), raw, b"".join(piece.proof)
         )

@@ -42,6 +42,7 @@ class Mesh:
 
     depth: by feed, how many hops from the broadcaster its newest piece was sent. fed: by feed, the
     newest seq of which we have a piece. rate: bytes a second of the largest rendition, smoothed.
+    met_at: when the first partner joined us.
     """
 
     stream: StreamId
@@ -61,6 +62,7 @@ class Mesh:
     depth: dict[Feed, int] = field(default_factory=dict)
     fed: dict[Feed, int] = field(default_factory=dict)
     rate: float = 0.0
+    met_at: float | None = None
     out: list[Effect] = field(default_factory=list)
 
     def send(self, peer: NodeId, message: Message) -> None:

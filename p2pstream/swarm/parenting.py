@@ -17,21 +17,27 @@ COOL_S = 5.0  # A parent that failed is not chosen for that feed again so soon (
 MISSED_MAX = 2  # Late pieces in a row, each repaired by pull, before a parent is replaced.
 STARVED_CHUNKS = 2 * SUBSTREAMS  # A parent that brought nothing while the edge moved this far.
 YOUNG_S = 1.0  # A parent this new has had no time to bring anything.
-IMPROVE_S = 3.0  # How often one feed is moved from the origin to a peer.
+GATHER_S = 0.15  # After the first partner: time for others to join, or the first gets all feeds.
+IMPROVE_S = 3.0  # How often one feed is moved from the origin or a seed to a peer.
 LEFT_S = 10 * COOL_S  # Having left the origin we stay away from it, or we would swing.
 
 
 @dataclass(slots=True)
 class Parenting:
-    """Keeps a parent for each feed that we want."""
+    """Keeps a parent for each feed that we want. seek_at: when to look for them next."""
 
     mesh: Mesh
+    seek_at: float = inf
     _improve_at: float = 0.0
 
     def seek(self, *, now: float) -> None:
         """Find a parent for every feed that has none."""
         mesh = self.mesh
-        if mesh.role is Role.ORIGIN:
+        self.seek_at = inf
+        if mesh.role is Role.ORIGIN or mesh.met_at is None:
+            return
+        if now < mesh.met_at + GATHER_S:
+            self.seek_at = mesh.met_at + GATHER_S
             return
         since: dict[tuple[NodeId, int], int] = {}
         for feed in mesh.parents.open_feeds(mesh.renditions()):
@@ -127,22 +133,29 @@ class Parenting:
                 self._drop(feed, now, cool_s=COOL_S)
 
     def _improve(self, now: float) -> None:
-        """Take one feed from the origin to a peer when enough others are fed by it directly."""
+        """Take one feed from the origin or a seed to a peer: they are parents of last resort."""
         mesh = self.mesh
         if now < self._improve_at or mesh.role is Role.ORIGIN:
             return
         self._improve_at = now + IMPROVE_S * (0.5 + mesh.rng.random())
         for feed, parent in mesh.parents.by_feed.items():
-            if mesh.partners[parent.peer].role is Role.ORIGIN and self._may_leave_origin(feed, now):
+            role = mesh.partners[parent.peer].role
+            if role is not Role.VIEWER and self._may_leave(feed, role, now):
                 self._drop(feed, now, cool_s=LEFT_S)
                 return
 
-    def _may_leave_origin(self, feed: Feed, now: float) -> bool:
+    def _may_leave(self, feed: Feed, role: Role, now: float) -> bool:
+        """Whether a peer can feed us as well: one that is no farther from the broadcaster than we
+        are, since our own descendants are farther.
+        """
         rendition, substream = feed
+        mine = self.mesh.hops(feed)
+        peers = [o for o in self._offers(feed, now) if o.role > role and o.hops <= mine]
+        if role is not Role.ORIGIN or not peers:
+            return bool(peers)
         direct = [
             partner.node
             for partner in self.mesh.partners.values()
             if (heard := partner.heard.get(rendition)) and heard.hops[substream] == 1
         ]
-        others = any(offer.role is not Role.ORIGIN for offer in self._offers(feed, now))
-        return others and push.may_leave_origin(self.mesh.me, direct, substream)
+        return push.may_leave_origin(self.mesh.me, direct, substream)

@@ -160,6 +160,8 @@ class Swarm:
             self._giver.send_haves()
         if now >= self._upkeep_at:
             self._upkeep(now)
+        if now >= self._parenting.seek_at:
+            self._parenting.seek(now=now)
         if now >= self._taker.plan_at:
             self._taker.plan(now=now)
         self._play(now)
@@ -167,7 +169,8 @@ class Swarm:
     def wake_at(self) -> float:
         """See `Core`."""
         play_at = self.watch.playout.wake_at() if self.watch else inf
-        return min(self._giver.have_at, self._taker.plan_at, self._upkeep_at, play_at)
+        parts_at = min(self._giver.have_at, self._taker.plan_at, self._parenting.seek_at)
+        return min(parts_at, self._upkeep_at, play_at)
 
     def effects(self) -> list[Effect]:
         """See `Core`; besides its effects `Play`, `InitReady` and `EpochSeen`."""
@@ -277,6 +280,8 @@ class Swarm:
     def _admit(self, peer: NodeId, join: m.Join, now: float) -> bool:
         if len(self.partners) >= self.mesh.config.partners_max:
             return False
+        if self.mesh.met_at is None:
+            self.mesh.met_at = now
         address = self._links.get(peer, ("", 0))
         dialled = peer in self._joined
         self.partners[peer] = Partner(peer, address, Role(join.role), now, now, dialled)

@@ -17,6 +17,7 @@ from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import Role
 
 PATIENCE_S = 1.0  # How long a parent may be late where no deadline presses (seeds): wild guess.
+UNPROVEN_S = 0.15  # The same for a parent that has brought nothing yet: measured jitter.
 URGENT_S = 0.22  # Before the deadline patience ends: time for a request, an answer and a hedge.
 ANSWER_S = 0.25  # How long an answer may take, besides two round trips, before it is hedged.
 IN_FLIGHT_MAX = 3  # Copies asked for at once (PPTV's redundant requests, facts/anchors.md M4).
@@ -31,7 +32,7 @@ class Missing:
     """A piece that somebody holds and we do not.
 
     known_at: when we first heard of it. deadline: when its chunk is due. pushed: a parent is to
-    bring it. asked: when, and of whom, we asked.
+    bring it; proven: and that parent has brought others. asked: when, and of whom, we asked.
     """
 
     seq: int
@@ -40,6 +41,7 @@ class Missing:
     known_at: float
     deadline: float
     pushed: bool
+    proven: bool
     asked: tuple[tuple[NodeId, float], ...]
 
 
@@ -64,7 +66,8 @@ class Verdict:
 def decide(piece: Missing, holders: Sequence[Holder], *, now: float, rng: Random) -> Verdict:
     """Whom to ask for `piece` now, if anybody."""
     rtt_s = min((holder.rtt_s for holder in holders), default=0.0)
-    patient = now - piece.known_at < PATIENCE_S and now < piece.deadline - URGENT_S - 2 * rtt_s
+    patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
+    patient = now - piece.known_at < patience_s and now < piece.deadline - URGENT_S - 2 * rtt_s
     if piece.asked:
         newest = max(at for _, at in piece.asked)
         answered_s = ANSWER_S * len(piece.asked) + 2 * rtt_s

@@ -144,6 +144,7 @@ class Taker:
             known_at=self._known_at.get((seq, rendition), now),
             deadline=self.mesh.deadline(seq),
             pushed=parent is not None and parent.first <= seq,
+            proven=parent is not None and parent.pieces > 0,
             asked=asked,
         )
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -243,6 +243,11 @@ class Stage:
             name, "watch", ticket, "--host", "127.0.0.1", "--json", *options, *arguments
         )
 
+    def signal_worker(self, pid: int, number: signal.Signals) -> None:
+        """To a media worker of ours, and nobody else."""
+        assert b"p2pstream.media.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        os.kill(pid, number)
+
     def end(self) -> None:
         for actor in reversed(self.actors):
             actor.end()
@@ -299,6 +304,14 @@ def way_to(actor: Actor, port: int) -> Seed:
     return Seed(NodeId(bytes.fromhex(actor.wait_for("running")["node"])), ("127.0.0.1", port))
 
 
+def free_port() -> int:
+    """A UDP port that nobody has now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def taken(totals: dict[str, int]) -> int:
     return totals["from_peers"] + totals["from_seeds"] + totals["from_origin"]
 
@@ -307,7 +320,3 @@ def footage(name: str) -> Path | None:
     """A file of that name anywhere below P2PSTREAM_FOOTAGE."""
     folder = os.environ.get("P2PSTREAM_FOOTAGE")
     return next(iter(sorted(Path(folder).rglob(name))), None) if folder else None
-
-
-def tool(name: str) -> str | None:
-    return shutil.which(name)
