@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import trio
-from rich.live import Live
 from rich.table import Table
 
 from p2pstream.access import Seed, Ticket
@@ -26,6 +25,7 @@ from p2pstream.cli.common import (
     run,
     size,
 )
+from p2pstream.core import Note
 from p2pstream.identity import Address, NodeKey, StreamKey
 from p2pstream.media.ingest import Ingest
 from p2pstream.media.options import Source, is_url
@@ -54,7 +54,7 @@ Examples:
 @click.option("--title", help="What viewers see.")
 @click.option("--loop", is_flag=True, help="Play a file again and again.")
 @click.option("--ladder", default="", metavar="RUNGS",
-              help="Renditions to encode, say 720p:2500k,480p; or one bit rate, say 1M.")  # fmt: skip
+              help="Renditions to encode (720p:2500k,480p), or one bit rate (1M).")  # fmt: skip
 @click.option("--seed", "seeds", multiple=True, metavar="ID@IP:PORT",
               help="A seed to be found through (repeatable).")  # fmt: skip
 @click.option("--name", default="default", show_default=True,
@@ -103,11 +103,20 @@ async def broadcast(
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(node.run)
         node.bootstrap([*known, *store.peers()])
-        caster = Broadcaster(node, root, store, ingest, title, copies=copies, note=talk.note)
+        shown = False
+
+        def note(news: Note) -> None:
+            """The ticket is worth giving away once the input plays."""
+            nonlocal shown
+            talk.note(news)
+            if news.event == "opened" and not shown:
+                shown = True
+                own_seed = Seed(node.node_id, node.address)
+                _show_ticket(talk, Ticket(root.stream_id, (*seeds, own_seed)), title)
+
+        caster = Broadcaster(node, root, store, ingest, title, copies=copies, note=note)
         caster.start()
         await stack.enter_async_context(showing(paths.runtime, "broadcast", caster.state))
-        ticket = Ticket(root.stream_id, (*seeds, Seed(node.node_id, node.address)))
-        _show_ticket(talk, ticket, title)
         nursery.start_soon(show, caster, talk)
         with work:
             await caster.run()
@@ -121,15 +130,14 @@ async def broadcast(
 async def show(caster: Broadcaster, talk: Talk) -> None:
     """Refresh the figures once a second."""
     cpu_0, since = cpu_s(), trio.current_time()
-    with Live(console=talk.console, transient=True, auto_refresh=False) if talk.live \
-            else ExitStack() as live:  # fmt: skip
+    with talk.picture() as live:
         while True:
             await trio.sleep(STATS_S)
             state = caster.state()
             if talk.as_json:
                 used = (cpu_s() - cpu_0) / (trio.current_time() - since)
                 talk.event("stats", **state, cpu_s_per_s=round(used, 4))
-            elif isinstance(live, Live):
+            elif live is not None:
                 live.update(table(state), refresh=True)
 
 

@@ -7,13 +7,14 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import click
 import trio
 from rich.console import Console
+from rich.live import Live
 
 from p2pstream.access import Seed, unbase32
 from p2pstream.core import Note
@@ -48,7 +49,6 @@ class Talk:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self.console = Console(stderr=True, highlight=False)
-        self.live = not as_json and self.console.is_terminal
 
     def event(self, event: str, **fields: Any) -> None:
         """One JSON line. Says nothing to people: use `say` for them."""
@@ -63,6 +63,12 @@ class Talk:
     def say(self, text: str) -> None:
         if not self.as_json:
             self.console.print(text)
+
+    def picture(self) -> AbstractContextManager[Live | None]:
+        """A place on the terminal for live figures; nothing where there is no terminal."""
+        if self.as_json or not self.console.is_terminal:
+            return nullcontext()
+        return Live(console=self.console, transient=True, auto_refresh=False)
 
     def note(self, note: Note) -> None:
         """Something a core or a worker wants known."""

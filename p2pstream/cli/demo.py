@@ -11,7 +11,6 @@ import tempfile
 import webbrowser
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ class Stage:
         )  # fmt: skip
         ticket: str = (await origin.need("ticket"))["ticket"]
         await origin.need("opened")
-        with self._live() as live:
+        with self.talk.picture() as live:
             self._nursery.start_soon(self._show, live)
             for number in range(self.wanted):
                 await self._let_in(number, ticket)
@@ -165,11 +164,6 @@ class Stage:
 
     # Showing.
 
-    def _live(self) -> Any:
-        if not self.talk.live:
-            return nullcontext()
-        return Live(console=self.talk.console, transient=True, auto_refresh=False)
-
     async def _show(self, live: Live | None) -> None:
         while True:
             await trio.sleep(1.0)
@@ -180,7 +174,7 @@ class Stage:
 
     async def _start(self, name: str, *arguments: str) -> Actor:
         runtime = self._folder / "run"
-        runtime.mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240  # Once, in a folder of ours.
+        runtime.mkdir(mode=0o700, exist_ok=True)
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "p2pstream", *arguments, "--host", "127.0.0.1", "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import trio
-from rich.live import Live
 from rich.table import Table
 
 from p2pstream.access import base32
@@ -71,9 +70,16 @@ def command(
 
 
 async def seed(
-    talk: Talk, work: trio.CancelScope, *, name: str, others: list[Any], copies: float, streams: int, bind: Address,
+    talk: Talk,
+    work: trio.CancelScope,
+    *,
+    name: str,
+    others: list[Any],
+    copies: float,
+    streams: int,
+    bind: Address,
     advertise: Address | None,
-) -> None:  # fmt: skip
+) -> None:
     """Until it is stopped."""
     paths = Paths.default()
     store = Store(paths.state)
@@ -116,13 +122,12 @@ def as_data(talk: Talk, where: str) -> bool:
 
 async def show(relay: Seed, talk: Talk) -> None:
     """Refresh the figures once a second."""
-    with Live(console=talk.console, transient=True, auto_refresh=False) if talk.live \
-            else ExitStack() as live:  # fmt: skip
+    with talk.picture() as live:
         while True:
             await trio.sleep(STATS_S)
             if talk.as_json:
                 talk.event("stats", **relay.state())
-            elif isinstance(live, Live):
+            elif live is not None:
                 live.update(table(relay.state()), refresh=True)
 
 

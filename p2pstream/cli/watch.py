@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 import trio
-from rich.live import Live
 from rich.table import Table
 
 from p2pstream.access import Ticket, parse_ticket
@@ -77,9 +76,17 @@ def command(
 
 
 async def watch(
-    ticket: Ticket, talk: Talk, work: trio.CancelScope, *, player: str, output: str | None, http_port: int | None,
-    copies: float, bind: Address, advertise: Address | None,
-) -> None:  # fmt: skip
+    ticket: Ticket,
+    talk: Talk,
+    work: trio.CancelScope,
+    *,
+    player: str,
+    output: str | None,
+    http_port: int | None,
+    copies: float,
+    bind: Address,
+    advertise: Address | None,
+) -> None:
     """Until the stream ends. http_port: None for no page."""
     paths = Paths.default()
     store = Store(paths.state)
@@ -156,15 +163,14 @@ class Session:
 
     async def show(self) -> None:
         """Refresh the figures once a second."""
-        with Live(console=self.talk.console, transient=True, auto_refresh=False) if self.talk.live \
-                else ExitStack() as live:  # fmt: skip
+        with self.talk.picture() as live:
             while True:
                 await trio.sleep(STATS_S)
                 self._check_recorder()
                 state = self.viewer.state()
                 if self.talk.as_json:
                     self.talk.event("stats", **state, lags_s=self._lags())
-                elif isinstance(live, Live):
+                elif live is not None:
                     live.update(table(state), refresh=True)
 
     def finish(self) -> None:

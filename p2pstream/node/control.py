@@ -27,8 +27,7 @@ async def showing(
     """Let `status` ask for `state()` while the block runs. Raises `DiskFull`."""
     path = folder / f"{os.getpid()}.sock"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
+        _make_room(path)
         server = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
         await server.bind(str(path))
     except OSError as error:
@@ -55,7 +54,7 @@ async def showing(
 async def running(folder: Path) -> list[dict[str, Any]]:
     """The states of all nodes that run here. Sockets of dead ones are cleared away."""
     found = []
-    for path in sorted(folder.glob("*.sock")) if folder.is_dir() else ():
+    for path in _sockets(folder):
         state = await _ask(path)
         if state is not None:
             found.append(state)
@@ -72,7 +71,7 @@ async def _ask(path: Path) -> dict[str, Any] | None:
                     if len(data) > STATE_BYTES_MAX:
                         return None
     except OSError:
-        path.unlink(missing_ok=True)
+        _clear(path)
         return None
     with suppress(ValueError):
         state = json.loads(data)
@@ -80,9 +79,25 @@ async def _ask(path: Path) -> dict[str, Any] | None:
     return None
 
 
+# A few file names in a folder of ours: not worth a thread.
+
+
+def _make_room(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _clear(path)
+
+
+def _sockets(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.sock"))
+
+
+def _clear(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _gone_after(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        _clear(path)

@@ -1,0 +1,61 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, nothing else.
+# Another Python: `make demo PYTHON=python3.13`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Wheels only: nothing of others runs at installation. Our own folder is built by hatchling.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
+PYTEST := $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint unit e2e vectors clean
+
+help:
+	@echo "make demo     see a whole mesh at work on this machine"
+	@echo "make test     everything: lint, types, tests, then the tests with real processes"
+	@echo "make check    lint, types and the quick tests"
+	@echo "make vectors  write the test vectors into docs/ anew"
+	@echo "make clean    remove what make made"
+
+demo: $(VENV)/.ready
+	@$(BIN)/p2pstream demo
+
+test: lint unit e2e
+
+check: lint unit
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two at a time: most tests measure time, and machines have few cores.
+unit: $(VENV)/.ready-test
+	$(PYTEST) -n 2 -m "not e2e"
+
+# One at a time: each starts several processes of its own.
+e2e: $(VENV)/.ready-test
+	$(PYTEST) -m e2e
+
+vectors: $(VENV)/.ready
+	$(BIN)/python -m tests.make_vectors
+
+$(VENV)/.ready: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e .
+	@touch $@
+
+# EXTRA: further extras, say `make test EXTRA=,e2e`.
+$(VENV)/.ready-test: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e ".[test$(EXTRA)]"
+	@touch $@ $(VENV)/.ready
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed. Install Python 3.11 or newer, or say PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), and p2pstream needs 3.11 or newer. Say PYTHON=python3.12, for example." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
