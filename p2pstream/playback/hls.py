@@ -10,6 +10,7 @@ Section numbers are those of RFC 8216bis (draft-pantos-hls-rfc8216bis), HLS with
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict, deque
 from collections.abc import Iterator
@@ -85,6 +86,8 @@ class LiveWindow:
         self._next_msn = 0
         self._next_nth = 0
         self._newest_key = 0
+        self._segment_s = float(target_s)  # How long segments are, by the distance of key chunks.
+        self._since_key_s = 0.0
         self._discontinuities_gone = 0
 
     def add_init(self, init: Init, init_hash: bytes) -> None:
@@ -103,8 +106,7 @@ class LiveWindow:
             self._start_segment(chunk)
         segment = self._segments[-1]
         segment.parts.append(Part(chunk, segment.msn, len(segment.parts), self._next_nth))
-        if chunk.key:
-            self._newest_key = self._next_nth
+        self._count_key(chunk)
         self._next_nth += 1
         self._part_target_s = max(self._part_target_s, chunk.seconds)
         self.target_s = max(self.target_s, _rounded(segment.seconds))
@@ -227,11 +229,21 @@ class LiveWindow:
         self._segments.append(Segment(self._next_msn, chunk.discontinuity))
         self._next_msn += 1
 
+    def _count_key(self, chunk: Chunk) -> None:
+        if chunk.key:
+            self._newest_key = self._next_nth
+            if self._since_key_s and not chunk.discontinuity:
+                # As many GOPs as half a target takes: see `_starts_segment`.
+                gops = math.ceil(self.target_s / 2 / self._since_key_s - 1e-6)
+                self._segment_s = min(gops * self._since_key_s, self.target_s)
+            self._since_key_s = 0.0
+        self._since_key_s += chunk.seconds
+
     def _full(self, segment: Segment) -> bool:
-        """Full at the target: then the hint names the next segment, as the key chunk is due."""
+        """Full when the next key chunk is due: then the hint names the next segment."""
         if len(segment.parts) >= PARTS_MAX or segment.size >= SEGMENT_BYTES_MAX:
             return True
-        return segment.seconds + segment.parts[-1].chunk.seconds / 2 > self.target_s
+        return segment.seconds + segment.parts[-1].chunk.seconds / 2 > self._segment_s
 
     def _forget(self) -> None:
         size = sum(segment.size for segment in self._segments)
