@@ -25,6 +25,7 @@ from p2pstream.errors import MediaFailed, UserError
 from p2pstream.metrics import percentile, ratio
 
 BITRATE = "1M"
+SHOWN = 2  # Whose page opens: the third has others to take from and to give to.
 START_S = 30.0  # For one process to say what we wait for: ten times what a slow machine takes.
 PLAY_S = 10.0  # For one viewer to play before the next one starts.
 END_S = 10.0  # After the end of the broadcast the viewers sum up and go.
@@ -46,8 +47,8 @@ Examples:
 def command(viewers: int, duration: float | None, as_json: bool) -> None:
     """See a whole mesh at work on this machine.
 
-    One seed, one broadcaster and some viewers, each a process of its own. The page of the first
-    viewer opens in your browser; at the end you see what everybody measured.
+    One seed, one broadcaster and some viewers, each a process of its own. The page of one viewer
+    opens in your browser; at the end you see what everybody measured.
     """
     stage = Stage(Talk(as_json=as_json), viewers)
     run(lambda work: stage.run(work, duration))
@@ -130,15 +131,17 @@ class Stage:
 
     async def _let_in(self, number: int, ticket: str) -> None:
         """One viewer after the other, as guests come: the next when this one plays."""
-        page = ("--player", "none") if number == 0 else ("--no-page",)
+        shown = number == min(SHOWN, self.wanted - 1)
+        page = ("--player", "none") if shown else ("--no-page",)
         viewer = await self._start(f"viewer {number + 1}", "watch", ticket, *page)
         self.viewers.append(viewer)
-        if number == 0:
+        if shown:
             url = (await viewer.need("page"))["url"]
             if not self.talk.as_json:
                 opened = await trio.to_thread.run_sync(webbrowser.open, url)
                 self.talk.say(
-                    f"page of viewer 1: {url}" + ("" if opened else "  (open it yourself)")
+                    f"page of viewer {number + 1}: {url}"
+                    + ("" if opened else "  (open it yourself)")
                 )
         await viewer.wait_for("playing", PLAY_S)
 

@@ -81,8 +81,10 @@ class Seed:
 
     def _leave_lonely(self, now: float) -> None:
         for stream, reporter in list(self.reporters.items()):
-            others = [p for p in reporter.swarm.partners.values() if p.role is not Role.SEED]
-            if others and not reporter.swarm.ended:
+            swarm = reporter.swarm
+            others = [p for p in swarm.partners.values() if p.role is not Role.SEED]
+            # Whoever asked for a stream must also show, by its certificate, that it exists.
+            if others and swarm.epoch is not None and not swarm.ended:
                 self._lonely_since.pop(stream, None)
             elif now - self._lonely_since.setdefault(stream, now) > LONELY_S:
                 self.node.remove_swarm(stream, "nobody here")

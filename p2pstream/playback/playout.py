@@ -19,6 +19,7 @@ EDGE_MEMORY_S = 10.0  # How long the earliest head counts: long against jitter, 
 EDGE_SAMPLES_MAX = 128  # Of them; more than 10 s of chunks of 200 ms.
 TIMELINE_MAX = 256  # Seqs whose times we remember: four windows of heads.
 PATIENCE_S = 1.0  # Wild guess: a stall that long is worth a visible jump.
+GROW_S = 0.1  # At least, after a stall: half a chunk, or many small stalls follow each other.
 SHRINK_PER_S = 0.04  # Playback may run 4 % fast unnoticed (measured for music: facts/media.md 4).
 
 
@@ -198,7 +199,7 @@ class Playout:
         late_s = now - self._stalled_at
         self.counters.late += 1
         self.counters.stall_s += late_s
-        self.target_s = min(self.config.target_s_max, self.target_s + 1.2 * late_s)
+        self.target_s = min(self.config.target_s_max, self.target_s + max(GROW_S, 1.2 * late_s))
         self._stalled_at = None
         self._margin_s, self._margin_at = inf, now
 

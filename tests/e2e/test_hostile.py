@@ -1,0 +1,117 @@
+"""Liars among real viewers. No wrong byte gets anywhere, and who is caught is out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from p2pstream.access import Seed
+from p2pstream.identity import NodeId
+from tests.e2e.recording import check
+from tests.e2e.stage import Actor, Stage, now, seconds, stage, ticket_of, ticket_via
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+SIEGE_S = seconds("SIEGE", 10)
+# What the liar hears as the link goes down. `banned`: a proof of guilt.
+FATE = {"flips": "peer_banned", "forges": "peer_banned", "replays": "peer_bye",
+        "floods": "peer_flood"}  # fmt: skip
+BLAMELESS = ("claims",)  # Nothing proves their guilt: they are just of no use.
+
+
+@dataclass(frozen=True)
+class Siege:
+    """veteran: a viewer that was there before. victim: one that only knew liars."""
+
+    stage: Stage
+    origin: Actor
+    witness: Actor
+    liars: Actor
+    veteran: Actor
+    victim: Actor
+
+    def tape(self, viewer: Actor) -> Path:
+        return self.stage.folder / f"{viewer.name}.mp4"
+
+
+def besiege(made: Stage, *kinds: str) -> Siege:
+    origin = made.broadcast("testsrc", "--ladder", "360p:500k", "--name", "show")
+    ticket = ticket_of(origin)
+    witness = made.start("witness", ticket, module="tests.e2e.witness")
+    veteran = made.watch("veteran", ticket, "-o", str(made.folder / "veteran.mp4"))
+    veteran.wait_for("playing")
+    witness.wait_for("head")
+    root = origin.home / "state" / "p2pstream" / "streams" / "show.pem"
+    liars = made.start("liars", ticket, str(root), *kinds, module="tests.e2e.hostile")
+    ways = []
+    for kind in kinds:
+        said = liars.wait_for("running", lambda line, kind=kind: line["kind"] == kind)
+        ways.append(Seed(NodeId(bytes.fromhex(said["node"])), ("127.0.0.1", said["port"])))
+    victim = made.watch(
+        "victim", ticket_via(ticket, *ways), "-o", str(made.folder / "victim.mp4")
+    )
+    victim.wait_for("playing")
+    return Siege(made, origin, witness, liars, veteran, victim)
+
+
+@pytest.fixture(scope="module")
+def siege() -> Iterator[Siege]:
+    with stage() as made:
+        held = besiege(made, *FATE, *BLAMELESS)
+        since = now()
+        for viewer in (held.veteran, held.victim):
+            viewer.wait_for("stats", lambda _: now() > since + SIEGE_S, since=since)
+        yield held
+
+
+@pytest.mark.parametrize("kind", FATE)
+def test_a_liar_is_cut_off(siege: Siege, kind: str) -> None:
+    victims = [v.last("running")["node"] for v in (siege.veteran, siege.victim)]
+    caught = [
+        line.said for line in siege.liars.said("down")
+        if line.said["kind"] == kind and line.said["lies"] and line.said["peer"] in victims
+    ]  # fmt: skip
+    assert caught, [line.said for line in siege.liars.said("lied")]
+    for down in caught:
+        assert down["reason"] == FATE[kind], caught
+        # It lies ten times a second: within one turn, or what a slow machine makes of it.
+    shown = {p["id"] for v in (siege.veteran, siege.victim) for p in v.last()["partners"]}
+    node = siege.liars.wait_for("running", lambda line: line["kind"] == kind)["node"]
+    if FATE[kind] == "peer_banned":
+        assert node[:8] not in shown, "a liar is a partner again"
+
+
+def test_those_who_keep_quiet_are_of_no_use_and_do_no_harm(siege: Siege) -> None:
+    said = siege.liars.wait_for("running", lambda line: line["kind"] == "claims")
+    for viewer in (siege.veteran, siege.victim):
+        for partner in viewer.last()["partners"]:
+            if partner["id"] == said["node"][:8]:
+                assert partner["down_kbps"] == 0
+
+
+def test_the_honest_play_on(siege: Siege) -> None:
+    for viewer in (siege.veteran, siege.victim):
+        before = viewer.last()
+        after = viewer.next_stats(3)
+        played = after["playout"]["played"] - before["playout"]["played"]
+        assert played >= 8, viewer.words()
+        assert after["playout"]["stall_s"] - before["playout"]["stall_s"] <= 1
+        assert after["state"] == "live"
+        assert not after["stream"]["forked"]
+
+
+def test_no_wrong_byte_was_recorded(siege: Siege) -> None:
+    refused = 0
+    for viewer in (siege.veteran, siege.victim):
+        assert viewer.stop() == 130
+        found = check(siege.tape(viewer).read_bytes(), siege.witness)
+        summary = viewer.last("summary")
+        assert len(found.seqs) == summary["playout"]["played"]
+        refused += summary["totals"]["pieces_refused"]
+        # One refused piece for each time that a liar was let in, and then it was out.
+        assert summary["totals"]["pieces_refused"] <= 3
+        assert viewer.noise == []
+    assert refused, "nobody even tried"
