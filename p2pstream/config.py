@@ -50,6 +50,7 @@ class Watch(Network, forbid_unknown_fields=True, rename="kebab", frozen=True):
 class Seed(Network, forbid_unknown_fields=True, rename="kebab", frozen=True):
     """`p2pstream seed`."""
 
+    name: str | None = None
     bootstrap: list[str] | None = None
     copies: float | None = None
     streams: int | None = None
@@ -72,7 +73,9 @@ def defaults(path: str | None, command: str) -> dict[str, Any]:
     if path is None and not file.exists():
         return {}
     table = getattr(_load(file), command)
-    return {key: value for key in table.__struct_fields__ if (value := getattr(table, key))}
+    return {
+        key: value for key in table.__struct_fields__ if (value := getattr(table, key)) is not None
+    }
 
 
 def _load(file: Path) -> File:

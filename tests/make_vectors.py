@@ -35,7 +35,7 @@ from p2pstream.wire.frame import frame
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- vectors: made by tests/make_vectors.py -->", "<!-- end of vectors -->"
-MESSAGES = (Hello, *d.DHT_MESSAGES, *m.SWARM_MESSAGES)
+MESSAGES: tuple[type[Message], ...] = (Hello, *d.DHT_MESSAGES, *m.SWARM_MESSAGES)
 
 NODE = NodeKey(bytes(range(32)))
 OTHER = NodeKey(bytes(range(32, 64)))
@@ -66,6 +66,7 @@ def vectors() -> dict[str, Any]:
     """All vectors, by part."""
     return {
         "keys": _keys(),
+        "close_codes": {code.word: int(code) for code in Close},
         "stream": _stream(),
         "messages": {name: _described(message) for name, message in messages().items()},
         "parcel": _parcel(),
@@ -164,7 +165,6 @@ def _keys() -> dict[str, Any]:
         "certificate_der": der.hex(),
         "certificate_sha256": sha256(der).hexdigest(),
         "ticket": str(Ticket(ROOT.stream_id, seeds)),
-        "close_codes": {code.word: int(code) for code in Close},
     }
 
 

@@ -31,7 +31,7 @@ from p2pstream.media.ingest import Ingest
 from p2pstream.media.options import Source, is_url
 from p2pstream.node.broadcaster import Broadcaster
 from p2pstream.node.control import showing
-from p2pstream.node.node import Node, lan
+from p2pstream.node.node import Node, lan, primary_ip
 from p2pstream.node.state import Paths, Store
 from p2pstream.swarm.protocol import ORIGIN_COPIES
 
@@ -55,7 +55,7 @@ Examples:
 @click.option("--loop", is_flag=True, help="Play a file again and again.")
 @click.option("--ladder", default="", metavar="RUNGS",
               help="Renditions to encode (720p:2500k,480p), or one bit rate (1M).")  # fmt: skip
-@click.option("--seed", "seeds", multiple=True, metavar="ID@IP:PORT",
+@click.option("--seed", multiple=True, metavar="ID@IP:PORT",
               help="A seed to be found through (repeatable).")  # fmt: skip
 @click.option("--name", default="default", show_default=True,
               help="Which of your streams: each name is a stream of its own.")  # fmt: skip
@@ -64,7 +64,7 @@ Examples:
 @network_options
 @json_option
 def command(
-    input_: str, title: str | None, loop: bool, ladder: str, seeds: tuple[str, ...], name: str,
+    input_: str, title: str | None, loop: bool, ladder: str, seed: tuple[str, ...], name: str,
     copies: float, host: str, port: int | None, advertise: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Broadcast INPUT live and print its ticket."""
@@ -75,7 +75,7 @@ def command(
     run(
         lambda work: broadcast(
             source, talk, work, title=title or _title(input_), name=name, copies=copies,
-            seeds=tuple(parse_seed(seed) for seed in seeds),
+            seeds=tuple(parse_seed(text) for text in seed),
             bind=(host, free_port(host, PORT) if port is None else port),
             advertise=advertised(advertise),
         )
@@ -95,10 +95,10 @@ async def broadcast(
         root = keys.enter_context(store.stream_key(name).use(StreamKey))
         key = keys.enter_context(store.node_key(f"broadcast-{name}").use(NodeKey))
         known = [(seed.node, seed.address) for seed in seeds]
-        own = [] if ip_address(bind[0]).is_unspecified else [bind]
+        own = advertise or (bind if not ip_address(bind[0]).is_unspecified else (primary_ip(), 0))
         node = Node(
             key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
-            allow_private=lan([*own, *(address for _, address in known)]) or not seeds,
+            allow_private=lan([own, *(address for _, address in known)]),
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(node.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, ExitStack
+from ipaddress import ip_address
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ from p2pstream.cli.common import (
 )
 from p2pstream.identity import Address, NodeKey
 from p2pstream.node.control import showing
-from p2pstream.node.node import Node, lan
+from p2pstream.node.node import Node, lan, primary_ip
 from p2pstream.node.seed import STREAMS_MAX, Seed
 from p2pstream.node.state import Paths, Store
 from p2pstream.swarm.protocol import SEED_COPIES
@@ -86,10 +87,10 @@ async def seed(
     async with AsyncExitStack() as stack:
         keys = stack.enter_context(ExitStack())
         key = keys.enter_context(store.node_key(name).use(NodeKey))
-        own = [advertise] if advertise else [bind] if bind[0] != "0.0.0.0" else []  # noqa: S104
+        own = advertise or (bind if not ip_address(bind[0]).is_unspecified else (primary_ip(), 0))
         node = Node(
             key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
-            allow_private=lan([*own, *(address for _, address in others)]) or not (own or others),
+            allow_private=lan([own, *(address for _, address in others)]),
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(node.run)

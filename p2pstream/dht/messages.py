@@ -1,4 +1,4 @@
-"""What DHT nodes say to each other: tags 16 to 31 (docs/wire-dht.md).
+"""What DHT nodes say to each other: tags 16 to 31 (docs/wire.md, part 5).
 
 Every query carries a request id that the asker chose at random; the answer repeats it. Answers
 stay within 1200 bytes, so that one fits into a datagram and nobody is buried under them.

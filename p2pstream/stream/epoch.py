@@ -16,7 +16,7 @@ from p2pstream.identity import SIGNATURE_BYTES, PublicKey, StreamId, StreamKey, 
 TAG = b"p2pstream epoch v1\0"
 EPOCH_MS_MAX = 24 * 3600 * 1000  # security/architecture.md 5.2.
 TITLE_BYTES_MAX = 120  # Wild guess: a long sentence.
-CERTIFICATE_BYTES_MAX = 512  # What fits: 213 bytes and the title.
+CERTIFICATE_BYTES_MAX = 512  # What fits: 176 bytes and the title.
 CLOCK_SKEW_MS = 30_000  # security/architecture.md 5.2: how wrong a viewer's clock may be.
 
 _FIXED = struct.Struct(f">{len(TAG)}s32sI32sQQQB")

@@ -108,6 +108,8 @@ class Head:
             raise Misbehaviour("head of another stream")
         if self.epoch != epoch.number:
             raise BadMessage(f"head of epoch {self.epoch}, the stream is in {epoch.number}")
+        if not epoch.covers(self.captured_ms):
+            raise BadMessage("head from outside the time of its epoch")
         if not wall_ms - FRESH_MS_BACK <= self.captured_ms <= wall_ms + FRESH_MS_AHEAD:
             raise BadMessage("stale head: not captured now by this node's clock")
         if sum(part.size for part in self.parts) > self._bytes_max(epoch):

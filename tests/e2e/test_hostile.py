@@ -15,10 +15,11 @@ from tests.e2e.stage import Actor, Stage, now, seconds, stage, ticket_of, ticket
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-SIEGE_S = seconds("SIEGE", 10)
+SIEGE_S = seconds("SIEGE", 8)
 # What the liar hears as the link goes down. `banned`: a proof of guilt.
 FATE = {"flips": "peer_banned", "forges": "peer_banned", "replays": "peer_bye",
         "floods": "peer_flood"}  # fmt: skip
+LAG_S_MAX = 3.0  # Measured without liars: 0.8 s.
 BLAMELESS = ("claims",)  # Nothing proves their guilt: they are just of no use.
 
 
@@ -50,9 +51,7 @@ def besiege(made: Stage, *kinds: str) -> Siege:
     for kind in kinds:
         said = liars.wait_for("running", lambda line, kind=kind: line["kind"] == kind)
         ways.append(Seed(NodeId(bytes.fromhex(said["node"])), ("127.0.0.1", said["port"])))
-    victim = made.watch(
-        "victim", ticket_via(ticket, *ways), "-o", str(made.folder / "victim.mp4")
-    )
+    victim = made.watch("victim", ticket_via(ticket, *ways), "-o", str(made.folder / "victim.mp4"))
     victim.wait_for("playing")
     return Siege(made, origin, witness, liars, veteran, victim)
 
@@ -77,7 +76,6 @@ def test_a_liar_is_cut_off(siege: Siege, kind: str) -> None:
     assert caught, [line.said for line in siege.liars.said("lied")]
     for down in caught:
         assert down["reason"] == FATE[kind], caught
-        # It lies ten times a second: within one turn, or what a slow machine makes of it.
     shown = {p["id"] for v in (siege.veteran, siege.victim) for p in v.last()["partners"]}
     node = siege.liars.wait_for("running", lambda line: line["kind"] == kind)["node"]
     if FATE[kind] == "peer_banned":
@@ -109,9 +107,23 @@ def test_no_wrong_byte_was_recorded(siege: Siege) -> None:
         assert viewer.stop() == 130
         found = check(siege.tape(viewer).read_bytes(), siege.witness)
         summary = viewer.last("summary")
-        assert len(found.seqs) == summary["playout"]["played"]
+        # Less by what came before the first key frame, if a liar told where one is.
+        assert 0 <= summary["playout"]["played"] - len(found.seqs) < 10
         refused += summary["totals"]["pieces_refused"]
         # One refused piece for each time that a liar was let in, and then it was out.
         assert summary["totals"]["pieces_refused"] <= 3
         assert viewer.noise == []
     assert refused, "nobody even tried"
+
+
+def test_nobody_is_stopped_by_claims_about_the_future(empty_stage: Stage) -> None:
+    """Whoever says that it holds what was not made yet is no yardstick for anybody."""
+    held = besiege(empty_stage, "boasts")
+    since = now()
+    for viewer in (held.veteran, held.victim):
+        viewer.wait_for("stats", lambda _: now() > since + SIEGE_S, since=since)
+        after = viewer.last()
+        assert after["state"] == "live", viewer.words()
+        assert after["playout"]["lag_s"] < LAG_S_MAX
+        played = after["playout"]["played"] - viewer.said("stats")[0].said["playout"]["played"]
+        assert played > 2.5 * SIEGE_S, viewer.words()
