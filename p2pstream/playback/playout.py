@@ -72,8 +72,10 @@ class Playout:
         self._shelf = shelf
         self._when: dict[int, _When] = {}
         self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
+        self._live_s = 0.0  # The smallest offset of them: what the clock says minus the stream's.
         self._started_at = -inf
         self._moved_to = -1  # The first seq of the present time line.
+        self._waiting = False  # The next chunk is due and not here.
         self._stalled_at: float | None = None  # When the chunk we wait for was due.
         self._margin_s = inf  # The smallest margin since `_margin_at`.
         self._margin_at = -inf
@@ -108,6 +110,7 @@ class Playout:
         self._edges.append((now, offset))
         while self._edges[0][0] < now - EDGE_MEMORY_S:
             self._edges.popleft()
+        self._live_s = min(offset for _, offset in self._edges)
 
     def arrived(self, seq: int, *, now: float) -> None:
         """The chunk of `seq` became complete: learn how early that was."""
@@ -119,19 +122,20 @@ class Playout:
         end_s = self._end_s(seq)
         if end_s is None or not self._edges:
             return inf
-        return end_s + min(offset for _, offset in self._edges) + self.target_s
+        return end_s + self._live_s + self.target_s
 
     def wake_at(self) -> float:
         """When to call `take` next."""
         if self.next_seq is None:
             return inf
-        if self._stalled_at is not None or self.next_seq == self.end_seq:
-            return inf  # Only an arrival, or the swarm's own tick, can end a stall.
+        if self._waiting or self.next_seq == self.end_seq:
+            return inf  # Only an arrival, or the swarm's own tick, can change that.
         return self.due(self.next_seq)
 
     def take(self, *, now: float) -> list[int]:
         """The seqs to hand over now, oldest first."""
         self._adapt(now)
+        self._waiting = False
         taken = self._take_before_move()
         while (
             self.next_seq is not None
@@ -145,6 +149,7 @@ class Playout:
             if now - due >= (self.config.behind_s_max if ready else PATIENCE_S) and self._jump(now):
                 continue
             if not ready:
+                self._waiting = True
                 break
             self._resume(now)
             self.counters.played += 1

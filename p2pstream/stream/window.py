@@ -30,6 +30,7 @@ class Piece:
 class _Slot:
     head: Head
     pieces: dict[int, dict[int, Piece]] = field(default_factory=dict)  # rendition -> index
+    have: dict[int, int] = field(default_factory=dict)  # rendition -> bit mask of those
 
 
 class Window:
@@ -38,6 +39,7 @@ class Window:
     def __init__(self) -> None:
         self._slots: dict[int, _Slot] = {}
         self.bytes = 0
+        self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
 
     def __contains__(self, seq: int) -> bool:
         return seq in self._slots
@@ -45,11 +47,6 @@ class Window:
     def __iter__(self) -> Iterator[int]:
         """The seqs whose heads we have, in order."""
         return iter(sorted(self._slots))
-
-    @property
-    def newest(self) -> int:
-        """The live edge as far as we have its head; -1 of nothing."""
-        return max(self._slots, default=-1)
 
     @property
     def oldest_allowed(self) -> int:
@@ -73,6 +70,7 @@ class Window:
         if head.seq < self.oldest_allowed:
             return False
         self._slots[head.seq] = _Slot(head)
+        self.newest = max(self.newest, head.seq)
         self._evict()
         return True
 
@@ -103,6 +101,7 @@ class Window:
         ):
             raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
         pieces[index] = Piece(data, proof)
+        slot.have[rendition] = slot.have.get(rendition, 0) | 1 << index
         self.bytes += len(data)
         self._evict()
         return True
@@ -114,7 +113,7 @@ class Window:
     def have(self, seq: int, rendition: int) -> int:
         """The pieces we hold of a chunk, as a bit mask (bit i: piece i)."""
         slot = self._slots.get(seq)
-        return sum(1 << index for index in slot.pieces.get(rendition, {})) if slot else 0
+        return slot.have.get(rendition, 0) if slot else 0
 
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask."""

@@ -35,20 +35,20 @@ RETRY_S_MAX = 60.0
 
 @dataclass(slots=True)
 class Heard:
-    """What a partner said of one rendition: masks of pieces by seq, and its place in the mesh."""
+    """What a partner said of one rendition: masks of pieces by seq, and its place in the mesh.
+
+    edge: the newest seq of which the partner held anything; -1 of nothing.
+    """
 
     masks: dict[int, int] = field(default_factory=dict)
+    edge: int = -1
     hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
     parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
-
-    @property
-    def edge(self) -> int:
-        """The newest seq of which the partner holds anything; -1 of nothing."""
-        return max(self.masks, default=-1)
 
     def note(self, seq: int, mask: int) -> None:
         if seq > self.edge - HEADS_MAX:
             self.masks[seq] = mask
+            self.edge = max(self.edge, seq)
         while len(self.masks) > HEADS_MAX:
             del self.masks[min(self.masks)]
 
@@ -95,6 +95,7 @@ class Partner:
         if heard is None:
             return
         heard.masks = {message.base + n: mask for n, mask in enumerate(masks) if mask}
+        heard.edge = max(heard.masks, default=-1)
         heard.hops, heard.parents = message.hops, message.parents
         self.key, self.slots = message.key, message.slots
 

@@ -332,11 +332,12 @@ class Swarm:
     def _on_news(self, partner: Partner, message: m.Map | m.Have, now: float) -> None:
         if isinstance(message, m.Map):
             partner.learn_map(message)
+            seqs: Iterable[int] = range(message.base, message.base + len(message.masks))
+            self._parenting.seek(now=now)
         else:
             partner.learn_have(message)
-        self._taker.note_known(partner, message.rendition, now=now)
-        if isinstance(message, m.Map):
-            self._parenting.seek(now=now)
+            seqs = [seq for seq, _ in message.items]
+        self._taker.note_known(seqs, message.rendition, now=now)
 
     # Trust: what comes in becomes ours only here.
 

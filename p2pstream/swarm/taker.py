@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -33,11 +34,10 @@ class Taker:
         """Something changed: look again."""
         self.plan_at = min(self.plan_at, now)
 
-    def note_known(self, partner: Partner, rendition: int, *, now: float) -> None:
-        """Note when we first heard of each chunk that a partner holds."""
-        heard = partner.heard.get(rendition)
+    def note_known(self, seqs: Iterable[int], rendition: int, *, now: float) -> None:
+        """Note when we first heard of chunks that a partner holds."""
         oldest = self.mesh.window.oldest_allowed
-        for seq in heard.masks if heard else ():
+        for seq in seqs:
             if seq >= oldest:
                 self._known_at.setdefault((seq, rendition), now)
         self.soon(now=now)

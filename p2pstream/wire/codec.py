@@ -8,7 +8,7 @@ file only typed values exist.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated
 
 import msgpack
 import msgspec
@@ -36,7 +36,9 @@ class Codec:
     """Packs and unpacks the messages of the given classes."""
 
     def __init__(self, *classes: type[Message]) -> None:
-        self._types: Any = Union[classes]  # noqa: UP007  # Built at run time.
+        # By tag, not as one union: msgspec would work the union out anew for each message.
+        self._classes = {cls.__struct_config__.tag: cls for cls in classes}
+        assert len(self._classes) == len(classes), "two classes with one tag"
 
     def pack(self, message: Message) -> bytes:
         """The canonical encoding, at most `MESSAGE_BYTES_MAX` bytes."""
@@ -50,12 +52,19 @@ class Codec:
             raise BadMessage(f"message of {len(data)} bytes, more than {MESSAGE_BYTES_MAX}")
         values = _unpack(data)
         try:
-            message: Message = msgspec.convert(values, self._types, strict=True)
+            message = msgspec.convert(values, self._class(values), strict=True)
         except (msgspec.ValidationError, RecursionError) as error:
             raise BadMessage(f"not a message: {error}") from None
         if _pack(message) != data:
             raise BadMessage(f"non_canonical: {type(message).__name__}")
         return message
+
+    def _class(self, values: object) -> type[Message]:
+        tag = values[0] if isinstance(values, list) and values else None
+        cls = self._classes.get(tag) if type(tag) is int else None
+        if cls is None:
+            raise BadMessage("not a message of a known type")
+        return cls
 
 
 def _pack(message: Message) -> bytes:

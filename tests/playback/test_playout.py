@@ -273,6 +273,20 @@ def test_a_head_that_is_repeated_late_does_not_move_live() -> None:
     assert stage.playout.due(1) == due
 
 
+def test_who_waits_for_the_first_chunk_sleeps() -> None:
+    """It was due before we joined, so it is no stall; but only an arrival can help."""
+    stage = Stage()
+    stage.come(0, media=False)
+    stage.until(5.0)
+    stage.playout.saw_head(20, 4.0, CHUNK_S, fresh=True, now=stage.now)
+    stage.playout.start(0, now=stage.now)
+    assert stage.playout.take(now=stage.now) == []
+
+    assert stage.playout.wake_at() > stage.now, "it would be woken over and over"
+    stage.bring(0)
+    assert stage.seqs == [0]
+
+
 events = st.lists(
     st.tuples(
         st.sampled_from(["head", "media", "take", "jump", "pause", "restart"]),

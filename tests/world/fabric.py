@@ -51,6 +51,7 @@ class Host:
     bytes_out: int = 0
     bytes_in: int = 0
     alarm: float = inf
+    wakes: int = 0
 
     def backlog(self, peer: NodeId) -> int:
         del peer
@@ -140,6 +141,7 @@ class World:
         if not host.alive or host.frozen or at != host.alarm:
             return
         host.alarm = inf
+        host.wakes += 1
         host.core.wake(now=self.now)
         host.act()
 

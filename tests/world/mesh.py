@@ -16,7 +16,7 @@ from p2pstream.stream.epoch import Epoch, certify
 from p2pstream.stream.head import KEY
 from p2pstream.stream.window import BYTES_MAX, HEADS_MAX
 from p2pstream.swarm.messages import SUBSTREAMS, SWARM_MESSAGES, Role
-from p2pstream.swarm.partners import CANDIDATES_MAX, RENDITIONS_HEARD_MAX
+from p2pstream.swarm.partners import CANDIDATES_MAX, PARTNERS_MAX, RENDITIONS_HEARD_MAX
 from p2pstream.swarm.protocol import ORIGIN_COPIES, SEED_COPIES, Config, Play, Swarm
 from p2pstream.wire.codec import Codec
 from tests.world.fabric import Host, World, key_of, wall
@@ -205,6 +205,7 @@ class Mesh:
             host = self.world.hosts[node]
             assert not [c for c in host.convicted if c[0] in honest], host.convicted
             bounded(self.swarm(host))
+            assert host.wakes <= 500 + 100 * self.world.now, f"woken {host.wakes} times: it spins"
 
     def _publish(self) -> None:
         if self.live and self.origin.alive:
@@ -219,7 +220,7 @@ THINGS_MAX = 20_000  # Entries in all tables of a swarm together. A busy viewer 
 
 def bounded(swarm: Swarm) -> None:
     """Every table within its named limit, and all together within a generous sum."""
-    assert len(swarm.partners) <= swarm.config.partners_max
+    assert len(swarm.partners) <= PARTNERS_MAX
     assert len(swarm.candidates) <= CANDIDATES_MAX
     assert len(list(swarm.window)) <= HEADS_MAX
     assert swarm.window.bytes <= BYTES_MAX
