@@ -71,13 +71,15 @@ def command(
     if not name.replace("-", "").replace("_", "").isalnum():
         raise click.BadParameter("a stream's name has letters, digits, - and _ only")
     talk = Talk(as_json=as_json)
+    where = advertised(advertise)
+    seeds = tuple(parse_seed(text) for text in seed)
     source = Source(input=input_, loop=loop, rungs=ladder)
     run(
         lambda work: broadcast(
             source, talk, work, title=title or _title(input_), name=name, copies=copies,
-            seeds=tuple(parse_seed(text) for text in seed),
+            seeds=seeds,
             bind=(host, free_port(host, PORT) if port is None else port),
-            advertise=advertised(advertise),
+            advertise=where,
         )
     )  # fmt: skip
 

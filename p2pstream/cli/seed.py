@@ -60,12 +60,13 @@ def command(
     if not name.replace("-", "").replace("_", "").isalnum():
         raise click.BadParameter("a seed's name has letters, digits, - and _ only")
     talk = Talk(as_json=as_json)
+    where = advertised(advertise)
     others = [(seed.node, seed.address) for seed in map(parse_seed, bootstrap)]
     run(
         lambda work: seed(
             talk, work, name=name, others=others, copies=copies, streams=streams,
             bind=(host, free_port(host, PORT) if port is None else port),
-            advertise=advertised(advertise),
+            advertise=where,
         )
     )  # fmt: skip
 

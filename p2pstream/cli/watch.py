@@ -65,12 +65,13 @@ def command(
 ) -> None:  # fmt: skip
     """Watch the stream of TICKET, and pass it on to others."""
     talk = Talk(as_json=as_json and output != "-")
+    where = advertised(advertise)
     parsed = parse_ticket(ticket)
     run(
         lambda work: watch(
             parsed, talk, work, player=player if page else "none", output=output,
             http_port=http_port if page else None, copies=copies,
-            bind=(host, port or 0), advertise=advertised(advertise),
+            bind=(host, port or 0), advertise=where,
         )
     )  # fmt: skip
 
