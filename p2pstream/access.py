@@ -89,10 +89,14 @@ def _pack_seed(seed: Seed) -> bytes:
 
 def _unpack(body: bytes) -> Ticket:
     at = 1 + ID_BYTES
+    if len(body) <= at:
+        raise ValueError("length")
     stream, count = StreamId(body[1:at]), body[at]
     at += 1
     seeds = []
     for _ in range(count):
+        if len(body) <= at + ID_BYTES:
+            raise ValueError("length")
         node, version = NodeId(body[at : at + ID_BYTES]), body[at + ID_BYTES]
         at += ID_BYTES + 1
         size = {4: 4, 6: 16}.get(version, 0)

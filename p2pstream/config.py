@@ -86,7 +86,7 @@ def _load(file: Path) -> File:
         raise BadConfig(
             f"cannot read {file}: {error.strerror}", hint="Check --config and the file's rights."
         ) from None
-    except ValueError as error:  # Of TOML and of UTF-8.
+    except (ValueError, RecursionError) as error:  # Of TOML and of UTF-8.
         raise BadConfig(f"{file} is not TOML: {error}", hint="Mend that line.") from None
     if len(data) > FILE_BYTES_MAX:
         raise BadConfig(f"{file} is longer than {FILE_BYTES_MAX} bytes")

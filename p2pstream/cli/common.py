@@ -143,6 +143,7 @@ def parse_address(text: str) -> Address:
 
 
 def advertised(text: str | None) -> Address | None:
+    """What `--advertise` says. Raises `click.BadParameter`."""
     if text is None:
         return None
     try:

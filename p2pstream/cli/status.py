@@ -13,7 +13,7 @@ from p2pstream.node.control import running
 from p2pstream.node.state import Paths
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  p2pstream status\n  p2pstream status --json")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def command(as_json: bool) -> None:
     """Show the nodes of yours that run on this machine."""

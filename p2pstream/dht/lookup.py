@@ -34,6 +34,8 @@ MISLED_RATIO = 3
 
 
 class State(Enum):
+    """What became of one contact in a look-up."""
+
     KNOWN = auto()
     ASKED = auto()
     SLOW = auto()  # Asked, and late.

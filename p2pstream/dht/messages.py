@@ -83,6 +83,8 @@ class Ping(Message, frozen=True, tag=16):
 
 
 class Pong(Message, frozen=True, tag=17):
+    """Answers `Ping`."""
+
     rid: U32
 
 
@@ -94,6 +96,8 @@ class FindNode(Message, frozen=True, tag=18):
 
 
 class Nodes(Message, frozen=True, tag=19):
+    """Answers `FindNode`: the closest contacts, and leave to store."""
+
     rid: U32
     contacts: Contacts
     token: Token
@@ -129,6 +133,8 @@ class Announce(Message, frozen=True, tag=22):
 
 
 class Stored(Message, frozen=True, tag=23):
+    """Answers `Announce`: the record is kept."""
+
     rid: U32
 
 

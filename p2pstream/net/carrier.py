@@ -23,6 +23,7 @@ from p2pstream.identity import Address, NodeId, NodeKey
 from p2pstream.net.doorman import Bans
 from p2pstream.net.endpoint import Endpoint, EndpointCounters
 from p2pstream.net.engine import Engine
+from p2pstream.net.fast import BEST_ENGINE
 from p2pstream.net.link import HANDSHAKE_S, Close, Link, LinkCounters
 from p2pstream.wire.codec import Codec, Message
 
@@ -78,7 +79,7 @@ class QuicCarrier:
 
     messages: the classes that peers may send. deliver: told what happens, in trio's thread; it may
     raise `PeerError` (the peer is hung up on, and banned for `Misbehaviour`). engine: the class of
-    connections, for a faster one.
+    connections.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class QuicCarrier:
         host: str = "0.0.0.0",  # noqa: S104  # A peer is there for others.
         port: int = 0,
         agent: str = "p2pstream",
-        engine: type[Engine] = Engine,
+        engine: type[Engine] = BEST_ENGINE,
     ) -> None:
         self.node_id = key.node_id
         self._deliver = deliver

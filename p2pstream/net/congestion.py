@@ -90,12 +90,13 @@ class LiveCongestion(QuicCongestionControl):
     """A window for live video. Read `bandwidth_bps`, `queue_s`, `min_rtt_s` and `app_limited`.
 
     `yields` may be changed at any time: whether to give way to all other traffic (`--yield`).
-    `max_datagram_size` is to be kept up to date by whoever probes for larger ones.
+    `_max_datagram_size` is to be kept up to date by whoever probes for larger ones: it is named as in
+    aioquic's reno and cubic.
     """
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
-        self.max_datagram_size = max_datagram_size
+        self._max_datagram_size = max_datagram_size
         self.yields = False
         self._path_since = -inf  # Packets sent until then say nothing about this path.
         self._forget()
@@ -158,7 +159,7 @@ class LiveCongestion(QuicCongestionControl):
     def on_persistent_congestion(self) -> None:
         """Nothing came through for several timeouts: start anew, and slowly (RFC 9002 7.6.2)."""
         self.ssthresh = self._bounded(CUT_MIN * self._carried)
-        self.congestion_window = K_MINIMUM_WINDOW * self.max_datagram_size
+        self.congestion_window = K_MINIMUM_WINDOW * self._max_datagram_size
         self._recovery_since = -inf
         self._rate = _Rate()
 
@@ -168,7 +169,7 @@ class LiveCongestion(QuicCongestionControl):
             return
         self._delay.add(rtt, now=now)
         if self._slow_start:
-            self._search.add(rtt)
+            self._search.add(rtt, now_s=self._delay.now_s)
             if self._search.over or self._yielding_queue >= YIELD_SLOW_START_SHARE:
                 self._leave_slow_start()
 
@@ -194,7 +195,7 @@ class LiveCongestion(QuicCongestionControl):
     def change_path(self, *, now: float) -> None:
         """The packets take another path from now on: what is known is void (RFC 9000 9.4)."""
         self._path_since = now
-        self.congestion_window = K_INITIAL_WINDOW * self.max_datagram_size
+        self.congestion_window = K_INITIAL_WINDOW * self._max_datagram_size
         self.ssthresh = None
         self._forget()
 
@@ -225,11 +226,10 @@ class LiveCongestion(QuicCongestionControl):
     @property
     def _congested(self) -> bool:
         """Whether a loss now means congestion, and not weather."""
-        limit = min(max(QUEUE_S_MIN, QUEUE_RTT_SHARE * self.min_rtt_s), QUEUE_S_MAX)
-        if not self._delay.known or self.queue_s >= limit:
+        if not self._delay.known or self.queue_s >= _noticeable_s(self.min_rtt_s):
             return True
         heavy = self._lost >= HEAVY_LOSS * (self._lost + self._acked)
-        return heavy and self._lost >= HEAVY_LOSS_PACKETS * self.max_datagram_size
+        return heavy and self._lost >= HEAVY_LOSS_PACKETS * self._max_datagram_size
 
     @property
     def _yielding_queue(self) -> float:
@@ -256,7 +256,7 @@ class LiveCongestion(QuicCongestionControl):
         elif self.yields:
             self._growth += self._yielding_step() * size / self.congestion_window
         else:
-            self._growth += self.max_datagram_size * size / self.congestion_window
+            self._growth += self._max_datagram_size * size / self.congestion_window
         whole = int(self._growth)
         self._growth -= whole
         self.congestion_window = self._bounded(self.congestion_window + whole)
@@ -265,7 +265,7 @@ class LiveCongestion(QuicCongestionControl):
         """Bytes that the window grows or shrinks in a round trip. LEDBAT++ 4.1 and 4.2."""
         above = self._yielding_queue - 1
         divisor = ceil(2 * YIELD_QUEUE_S / max(self.min_rtt_s, 1e-3))
-        gain = self.max_datagram_size / min(YIELD_GAIN_DIVISOR_MAX, divisor)
+        gain = self._max_datagram_size / min(YIELD_GAIN_DIVISOR_MAX, divisor)
         if above <= 0:
             return gain
         return max(gain - above * self.congestion_window, -self.congestion_window / 2)
@@ -278,7 +278,7 @@ class LiveCongestion(QuicCongestionControl):
             self._search.end_round()
 
     def _bounded(self, window: float) -> int:
-        return int(min(max(window, K_MINIMUM_WINDOW * self.max_datagram_size), WINDOW_BYTES_MAX))
+        return int(min(max(window, K_MINIMUM_WINDOW * self._max_datagram_size), WINDOW_BYTES_MAX))
 
 
 class _Rate:
@@ -369,7 +369,8 @@ class _Search:
     def divisor(self) -> int:
         return CSS_GROWTH_DIVISOR if self._baseline < inf else 1
 
-    def add(self, rtt: float) -> None:
+    def add(self, rtt: float, *, now_s: float) -> None:
+        """A round trip; `now_s` is the least of the last few."""
         self._least = min(self._least, rtt)
         self._samples += 1
         if self._samples < RTT_SAMPLES:
@@ -377,18 +378,24 @@ class _Search:
         if self._baseline < inf:
             if self._least < self._baseline:
                 self._baseline = inf
-        elif self._last < inf:
-            rise = min(max(QUEUE_S_MIN, QUEUE_RTT_SHARE * self._last), QUEUE_S_MAX)
-            if self._least >= self._last + rise:
-                self._baseline = self._least
-                self._careful_rounds = 0
+        # The RFC waits until the whole round is longer; paced packets need not.
+        elif self._last < inf and now_s >= self._last + _noticeable_s(self._last):
+            self._baseline = self._least = now_s
+            self._careful_rounds = 0
 
     def end_round(self) -> None:
         self._last, self._least = self._least, inf
         self._samples = 0
         if self._baseline < inf:
             self._careful_rounds += 1
-            self.over = self._careful_rounds >= CSS_ROUNDS
+            # Not in the RFC: a queue that still grows while we are careful is no jitter.
+            grows = self._last >= self._baseline + _noticeable_s(self._baseline)
+            self.over = grows or self._careful_rounds >= CSS_ROUNDS
+
+
+def _noticeable_s(rtt_s: float) -> float:
+    """How much longer than `rtt_s` a round trip is when there is a queue."""
+    return min(max(QUEUE_S_MIN, QUEUE_RTT_SHARE * rtt_s), QUEUE_S_MAX)
 
 
 class LiveRecovery(QuicPacketRecovery):
@@ -460,10 +467,11 @@ class LiveRecovery(QuicPacketRecovery):
                 break
             assert packet.sent_time is not None
             overtaken = number <= space.largest_acked_packet - self.packet_threshold
-            if overtaken or packet.sent_time <= now - patience:
+            lost_at = packet.sent_time + patience  # As in `loss_time`: a timer must not miss it.
+            if overtaken or lost_at <= now:
                 lost.append(packet)
             elif space.loss_time is None:  # They are in the order in which they left.
-                space.loss_time = packet.sent_time + patience
+                space.loss_time = lost_at
         if lost and space.is_application_data:
             self._give_up(packet.packet_number for packet in lost)
         self._on_packets_lost(

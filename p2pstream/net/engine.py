@@ -1,10 +1,9 @@
-"""aioquic's connection, hardened for strangers. The one file that uses its private names.
+"""aioquic's connection, hardened for strangers, and with datagrams as long as the path carries.
 
 Invariants that the stock connection does not keep (security/architecture.md, "Known holes"):
 a peer must show a certificate with an Ed25519 key; it cannot make us hold more than the windows of
 `tls.py`, nor more than 16 KiB of an unfinished TLS message; it cannot acknowledge what was never
-sent. The private names are listed below and checked at import, so that a release of aioquic that
-moves one fails at once and loudly.
+sent. Only this file and `fast.py` use private names of aioquic; `names.py` lists and checks them.
 """
 # ruff: noqa: SLF001  # Which is what this file is for.
 
@@ -17,6 +16,7 @@ from typing import Any
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.base import K_INITIAL_WINDOW, K_MINIMUM_WINDOW
 from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionError,
@@ -24,12 +24,16 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated
-from aioquic.quic.packet import QuicErrorCode
-from aioquic.quic.packet_builder import QuicPacketBuilder
-from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography import x509
 
+from p2pstream.identity import Address
+from p2pstream.net import names as names  # noqa: PLC0414  # Its check comes first.
+from p2pstream.net.mtu import PathSize, sizes_to
+from p2pstream.net.recovery import Recovery, adopt
 from p2pstream.net.tls import (
     CERTIFICATE_BYTES_MAX,
     CONNECTION_WINDOW_BYTES,
@@ -41,10 +45,10 @@ TLS_MESSAGE_BYTES_MAX = 16 * 1024  # security/architecture.md 5.3; ours have at 
 INCOMING_PARCELS_MAX = 64  # Open at once: at 16 KiB each 1 MiB in a round trip, 20 MB/s at 50 ms.
 # One parcel and room to spare, so that all open ones together stay within the connection's window.
 PARCEL_WINDOW_BYTES = CONNECTION_WINDOW_BYTES // INCOMING_PARCELS_MAX
+# Parcels in it and not acknowledged: each open stream adds 0.4 us to every packet (facts/quic.md
+# 2a, 8.4). 40 Mbit/s at 50 ms.
+FEED_BYTES_MAX = 256 * 1024
 CONTROL_STREAM = 0  # The first stream that the dialler opens, used both ways.
-PACING_S = (
-    1e-3  # facts/quic.md 3: one timer per packet costs 1.4 times the CPU; epoll rounds to it.
-)
 RTT_S_UNKNOWN = 0.1  # aioquic's `initial_rtt`.
 
 # aioquic warns about every fault of a peer: strangers could fill our log. Ours says it once.
@@ -53,6 +57,8 @@ logging.getLogger("quic").setLevel(logging.CRITICAL)
 
 class Engine(QuicConnection):
     """A QUIC connection that keeps the invariants above, and says what `Link` must know."""
+
+    recovery = Recovery
 
     def __init__(
         self,
@@ -68,7 +74,16 @@ class Engine(QuicConnection):
         # Only the dialler opens a bidirectional stream, and only one.
         _fix(self._local_max_streams_bidi, 0 if configuration.is_client else 1)
         _fix(self._local_max_streams_uni, INCOMING_PARCELS_MAX)
-        self._loss._pacer = _Pacer(max_datagram_size=DATAGRAM_BYTES)
+        adopt(
+            self._loss,
+            self.recovery,
+            on_long_loss=self._on_long_loss,
+            datagram_bytes=DATAGRAM_BYTES,
+        )
+        self._recovery: Any = self._loss
+        self._sized: Address | None = None  # The address that `_path_size` is about.
+        self._path_size = PathSize(())
+        self._now = 0.0
 
     # What the link may know.
 
@@ -98,6 +113,31 @@ class Engine(QuicConnection):
         """Whether the peer allows us one more unidirectional stream now."""
         return self._local_next_stream_id_uni // 4 < self._remote_max_streams_uni
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of parcels not sent even once."""
+        return sum(stream.sender._buffer_stop - stream.sender.highest_offset
+                   for stream in self._parcels())  # fmt: skip
+
+    @property
+    def may_be_fed(self) -> bool:
+        """Whether one more parcel would leave soon."""
+        if not self.can_open_parcel:
+            return False
+        unacked = sum(stream.sender._buffer_stop - stream.sender._buffer_start
+                      for stream in self._parcels())  # fmt: skip
+        return unacked < FEED_BYTES_MAX
+
+    def _parcels(self) -> list[QuicStream]:
+        """Ours, on their way out."""
+        return [
+            stream
+            for stream in self._streams.values()
+            if not stream.max_stream_data_local
+            and not stream.sender.is_finished
+            and stream.sender._reset_error_code is None
+        ]
+
     def outstanding(self, stream_id: int) -> tuple[int, int] | None:
         """Bytes of a stream of ours not sent even once, and not acknowledged; None when done."""
         stream = self._streams.get(stream_id)
@@ -116,7 +156,17 @@ class Engine(QuicConnection):
         """Whether a stream is open, in either direction."""
         return stream_id in self._streams
 
-    # Invariants.
+    # Datagrams.
+
+    def receive_train(self, data: bytes, size: int, address: Address, now: float) -> None:
+        """Take datagrams from one address, joined: each `size` long, the last one perhaps less."""
+        for at in range(0, len(data), size):
+            self.receive_datagram(data[at : at + size], address, now)
+
+    def handle_timer(self, now: float) -> None:
+        super().handle_timer(now)
+        self._path_size.silence(self._loss._pto_count)
+        self._resize()
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         if not self._network_paths:
@@ -124,7 +174,76 @@ class Engine(QuicConnection):
         if self._close_pending and not self._network_paths[0].can_send(DATAGRAM_BYTES):
             return []  # aioquic forgets the three times of RFC 9000 8.1 when it says good-bye.
         self._put_control_first()
-        return super().datagrams_to_send(now)
+        return super().datagrams_to_send(now) + self._probe_path(now)
+
+    def _probe_path(self, now: float) -> list[tuple[bytes, Any]]:
+        """A datagram that finds out what the path carries, if it is time (RFC 9000 14.4)."""
+        self._now = now
+        path = self._network_paths[0]
+        if (
+            not self._handshake_confirmed
+            or not path.is_validated
+            or self._close_pending
+            or self._state is not QuicConnectionState.CONNECTED
+        ):
+            return []
+        if path.addr != self._sized:
+            if self._sized is not None:
+                self._recovery.change_path(now=now)  # RFC 9000 9.4.
+            self._sized = path.addr
+            self._path_size = PathSize(sizes_to(path.addr))
+            self._resize()
+        size = self._path_size.probe(now=now)
+        return self._probe(size, now) if size else []
+
+    def _probe(self, size: int, now: float) -> list[tuple[bytes, Any]]:
+        assert self._version is not None, "connected"
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            quic_logger=self._quic_logger,
+            spin_bit=self._spin_bit,
+            version=self._version,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
+        buf = builder.start_frame(
+            QuicFrameType.PING,
+            handler=self._on_probe_delivery,
+            handler_args=(self._path_size, size),
+        )
+        buf.push_bytes(bytes(builder.remaining_buffer_space))
+        # RFC 9000 14.4: a lost probe says nothing about congestion.
+        packet: Any = builder._packet
+        packet.in_flight = False
+        self._loss._time_of_last_sent_ack_eliciting_packet = now
+        self._path_size.sent()
+        return self._flush_builder(builder, self._network_paths[0], self._peer_cid.cid, now)
+
+    def _on_probe_delivery(self, fate: QuicDeliveryState, path: PathSize, size: int) -> None:
+        if fate is QuicDeliveryState.ACKED:
+            path.arrived(size, now=self._now)
+        else:
+            path.vanished(size, now=self._now)
+        self._resize()
+
+    def _on_long_loss(self) -> None:
+        self._path_size.doubt(now=self._now)
+
+    def _resize(self) -> None:
+        size = self._path_size.size
+        if size == self._max_datagram_size:
+            return
+        control: Any = self._loss._cc
+        self._max_datagram_size = self._loss._pacer._max_datagram_size = size
+        control._max_datagram_size = size
+        # RFC 9002 7.2: the initial window is a number of datagrams, and so is the smallest one.
+        least = (K_INITIAL_WINDOW if control.ssthresh is None else K_MINIMUM_WINDOW) * size
+        control.congestion_window = max(control.congestion_window, least)
+
+    # Invariants.
 
     def _put_control_first(self) -> None:
         queue = self._streams_queue
@@ -157,23 +276,33 @@ class Engine(QuicConnection):
         # Credit is what the application has taken plus a fixed window; stock aioquic doubles it
         # for whoever uses half of it, without end.
         limit = self._local_max_data
-        if limit.used + CONNECTION_WINDOW_BYTES // 2 > limit.value:
-            held = sum(_held(stream) for stream in self._streams.values())
-            limit.value = max(limit.value, limit.used - held + CONNECTION_WINDOW_BYTES)
+        if self._credit_is_due:
+            limit.value = limit.used - self._held_bytes() + CONNECTION_WINDOW_BYTES
         used, limit.used = limit.used, 0  # Nothing used: nothing to double.
         try:
             super()._write_connection_limits(builder, space)
         finally:
             limit.used = used
 
+    @property
+    def _credit_is_due(self) -> bool:
+        """Whether the peer may be given more, and has used half of what it had."""
+        limit = self._local_max_data
+        return (
+            limit.used + CONNECTION_WINDOW_BYTES // 2 > limit.value
+            and limit.used - self._held_bytes() + CONNECTION_WINDOW_BYTES > limit.value
+        )
+
+    def _held_bytes(self) -> int:
+        """What has come and was not handed to the link."""
+        return sum(_held(stream) for stream in self._streams.values())
+
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
     ) -> None:
         # Called for every open stream for every packet: the usual case must be short.
-        if stream.stream_id == CONTROL_STREAM and not stream.receiver.is_finished:
-            credit = stream.receiver._buffer_start + STREAM_WINDOW_BYTES
-            if credit - stream.max_stream_data_local >= STREAM_WINDOW_BYTES // 2:
-                stream.max_stream_data_local = credit
+        if is_credit_due(stream):
+            stream.max_stream_data_local = stream.receiver._buffer_start + STREAM_WINDOW_BYTES
         if stream.max_stream_data_local == stream.max_stream_data_local_sent:
             return  # A parcel's window never grows.
         highest, stream.receiver.highest_offset = stream.receiver.highest_offset, 0
@@ -200,13 +329,12 @@ class _Tls(tls.Context):
         super()._set_peer_certificate(certificate)
 
 
-class _Pacer(QuicPacketPacer):
-    """Lets what is due within one pacing quantum go at once, so that timers may be coarse."""
-
-    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
-        super().update_rate(congestion_window, smoothed_rtt)
-        # Half as much again: wake-ups come late, and what the bucket cannot hold is lost rate.
-        self.bucket_max = max(self.bucket_max, 1.5 * PACING_S)
+def is_credit_due(stream: QuicStream) -> bool:
+    """Whether the peer has used half of its window. Only that of the control stream moves."""
+    if stream.stream_id != CONTROL_STREAM or stream.receiver.is_finished:
+        return False
+    window = stream.max_stream_data_local - stream.receiver._buffer_start
+    return window <= STREAM_WINDOW_BYTES // 2
 
 
 def _fix(limit: Any, value: int) -> None:
@@ -216,80 +344,3 @@ def _fix(limit: Any, value: int) -> None:
 def _held(stream: QuicStream) -> int:
     receiver = stream.receiver
     return 0 if receiver.is_finished else receiver.highest_offset - receiver._buffer_start
-
-
-_PRIVATE_METHODS = {
-    QuicConnection: (
-        "_handle_ack_frame",
-        "_initialize",
-        "_write_connection_limits",
-        "_write_stream_limits",
-    ),
-    tls.Context: ("handle_message", "_set_peer_certificate"),
-    QuicPacketPacer: ("update_rate",),
-}
-_PRIVATE_STATE = {
-    "connection": (
-        "_close_event",
-        "_close_pending",
-        "_is_client",
-        "_local_max_data",
-        "_local_max_stream_data_uni",
-        "_local_max_streams_bidi",
-        "_local_max_streams_uni",
-        "_local_next_stream_id_uni",
-        "_loss",
-        "_network_paths",
-        "_packet_number",
-        "_remote_max_streams_uni",
-        "_state",
-        "_streams",
-        "_streams_queue",
-    ),
-    "limit": ("sent", "used", "value"),
-    "recovery": ("_pacer", "_rtt_initialized", "_rtt_smoothed"),
-    "pacer": ("bucket_max",),
-    "stream": ("max_stream_data_local", "max_stream_data_local_sent"),
-    "receiver": ("_buffer_start", "highest_offset", "is_finished"),
-    "sender": ("_buffer_start", "_buffer_stop", "buffer_is_empty", "highest_offset", "is_finished"),
-    "tls": (
-        "_peer_certificate",
-        "_peer_certificate_chain",
-        "_receive_buffer",
-        "_request_client_certificate",
-        "_signature_algorithms",
-        "_supported_groups",
-    ),
-}
-
-
-def _check_aioquic() -> None:
-    connection = QuicConnection(configuration=QuicConfiguration())
-    stream = QuicStream(stream_id=0)
-    samples = {
-        "connection": connection,
-        "limit": connection._local_max_data,
-        "recovery": connection._loss,
-        "pacer": connection._loss._pacer,
-        "stream": stream,
-        "receiver": stream.receiver,
-        "sender": stream.sender,
-        "tls": tls.Context(is_client=True),
-    }
-    missing = [
-        f"{owner.__name__}.{name}"
-        for owner, names in _PRIVATE_METHODS.items()
-        for name in names
-        if not hasattr(owner, name)
-    ]
-    missing += [
-        f"{kind}.{name}"
-        for kind, names in _PRIVATE_STATE.items()
-        for name in names
-        if not hasattr(samples[kind], name)
-    ]
-    if missing:
-        raise ImportError(f"this aioquic is not the one we hardened; it lacks {missing}")
-
-
-_check_aioquic()

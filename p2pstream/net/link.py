@@ -47,11 +47,9 @@ STOPPED_S = (
 )
 
 QUEUE_BYTES_MAX = 8 << 20  # security/architecture.md 5.5: the send queue.
-# Parcels in the engine. Unsent ones: two, for it sends them in turns and looks at each of them for
-# every packet; all others stay in order of urgency. Not acknowledged: at most 256 KiB, because each
-# open stream adds 0.4 us to every packet (facts/quic.md 2a, 8.4); 40 Mbit/s at 50 ms.
+# Of parcels in the engine: two, for it may send them in turns; all others stay in order of urgency.
 UNSENT_BYTES_MAX = 32 * 1024
-FEED_BYTES_MAX = 256 * 1024
+STARTED_MAX = 2 * INCOMING_PARCELS_MAX  # Half of these have arrived at least: time to look.
 CONTROL_FEED_BYTES_MAX = 64 * 1024  # Of control messages; more of them wait here. Wild guess.
 
 # 5.5 says 40/s, but a partner sends up to 60/s at high bit rates (a buffer map each 20-50 ms, and
@@ -185,9 +183,9 @@ class Link:
         self._order = count()
         self._queued_bytes = 0
         self._started: dict[int, float] = {}  # Stream of a parcel in the engine to its expiry.
-        self._fed_bytes = 0  # In the engine and not acknowledged.
-        self._unsent_bytes = 0  # Of these.
-        self._expiry = inf  # The next one of `_started`.
+        self._unsent_bytes = 0  # In the engine.
+        self._expiry = inf  # The next one of `_started`, or earlier.
+        self._late = False  # Whether one has expired that is still there.
         self._control_out = Bucket(CONTROL_PER_S * _POLITE, CONTROL_BURST * _POLITE)
 
     # What its carrier looks at.
@@ -214,12 +212,12 @@ class Link:
 
     # What its endpoint calls.
 
-    def receive(self, data: bytes, address: Address, *, now: float) -> list[Happening]:
-        """A datagram came; returns what happened."""
-        self.counters.datagrams_in += 1
+    def receive(self, data: bytes, address: Address, *, size: int, now: float) -> list[Happening]:
+        """Datagrams came, joined, each `size` long but for the last; returns what happened."""
+        self.counters.datagrams_in += -(-len(data) // size)
         self.counters.bytes_in += len(data)
         self._quiet_since = now
-        self._engine.receive_datagram(data, address, now)
+        self._engine.receive_train(data, size, address, now)
         return self._take_events(now)
 
     def wake(self, *, now: float) -> list[Happening]:
@@ -443,21 +441,16 @@ class Link:
         """Give the engine what it can send soon; returns whether that was anything."""
         if not self.up:
             return False
-        self._tally(now)
+        if self._late or now >= self._expiry or len(self._started) > STARTED_MAX:
+            self._sweep(now)
+        self._unsent_bytes = self._engine.unsent_bytes
         fed = self._feed_control(now)
         while self._parcels and self._parcels[0][0] <= now:
             self._expire(heapq.heappop(self._parcels)[2])
-        while self._parcels and self._has_room():
+        while self._parcels and self._unsent_bytes < UNSENT_BYTES_MAX and self._engine.may_be_fed:
             self._start(heapq.heappop(self._parcels)[2])
             fed = True
         return fed
-
-    def _has_room(self) -> bool:
-        return (
-            self._unsent_bytes < UNSENT_BYTES_MAX
-            and self._fed_bytes < FEED_BYTES_MAX
-            and self._engine.can_open_parcel
-        )
 
     def _feed_control(self, now: float) -> bool:
         fed = False
@@ -479,32 +472,26 @@ class Link:
         stream_id = self._engine.get_next_available_stream_id(is_unidirectional=True)
         self._engine.send_stream_data(stream_id, waiting.head + waiting.body, end_stream=True)
         self._queued_bytes -= waiting.size
-        self._fed_bytes += waiting.size
         self._unsent_bytes += waiting.size
         self._started[stream_id] = waiting.expires_at
         self._expiry = min(self._expiry, waiting.expires_at)
         self.counters.parcels_out += 1
 
-    def _tally(self, now: float) -> None:
-        """Count what the engine has not sent, and take back from it what has expired."""
-        self._fed_bytes, self._unsent_bytes, self._expiry = 0, 0, inf
-        done = []
-        for stream_id, expires_at in self._started.items():
-            left = self._engine.outstanding(stream_id)
-            if left is None:
-                done.append(stream_id)
-                continue
-            self._unsent_bytes += left[0]
-            self._fed_bytes += left[1]
-            if expires_at > now:
+    def _sweep(self, now: float) -> None:
+        """Forget the parcels that have arrived, and take back from the engine what has expired."""
+        self._expiry, self._late = inf, False
+        for stream_id, expires_at in list(self._started.items()):
+            if self._engine.outstanding(stream_id) is None:
+                del self._started[stream_id]
+            elif expires_at > now:
                 self._expiry = min(self._expiry, expires_at)
             elif self._engine.owes(stream_id):
                 # Part of it has left: only now is it known that the rest comes too late.
                 self._engine.reset_stream(stream_id, STREAM_EXPIRED)
                 self.counters.expired += 1
-                done.append(stream_id)
-        for stream_id in done:
-            del self._started[stream_id]
+                del self._started[stream_id]
+            else:
+                self._late = True  # All of it has left, and some of it may yet be lost.
 
     def _expire(self, waiting: _Waiting) -> None:
         self._queued_bytes -= waiting.size
@@ -524,7 +511,7 @@ class Link:
         self._control.clear()
         self._parcels.clear()
         self._started.clear()
-        self._queued_bytes = self._fed_bytes = self._unsent_bytes = 0
+        self._queued_bytes = self._unsent_bytes = 0
 
 
 def _due(deadlines: Iterable[tuple[int, float]], now: float) -> list[int]:

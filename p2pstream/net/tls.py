@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from p2pstream.errors import BadMessage, PeerError
 from p2pstream.identity import NodeKey, PublicKey
+from p2pstream.net import congestion
 
 ALPN = "p2pstream/1"  # design/protocol.md: the only one.
 CERTIFICATE_BYTES_MAX = 600  # security/architecture.md 5.1; ours has about 270.
@@ -86,6 +87,7 @@ def configuration(key: NodeKey, *, dialling: bool) -> QuicConfiguration:
         certificate=certificate(key),
         # AES-128 first: 0.9 us a packet against 2.1 us of ChaCha20 (facts/quic.md 3).
         cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
+        congestion_control_algorithm=congestion.NAME,
         idle_timeout=IDLE_S,
         max_data=CONNECTION_WINDOW_BYTES,
         max_datagram_size=DATAGRAM_BYTES,

@@ -1,9 +1,10 @@
 """One UDP socket, made through trio so that a test can put a virtual network below it.
 
 A socket of the kernel is read and written without blocking through a second handle on it: trio's
-own methods cost a checkpoint for each datagram. A virtual socket may offer the same by two
-methods, `recv_nowait() -> (data, address) | None` and `sendto_nowait(data, address)`; without them
-trio's `recvfrom` and `sendto` are used.
+own methods cost a checkpoint for each datagram. Where the kernel can, datagrams of one length for
+one address cross the border to it as a train, many in one call (udp(7): UDP_SEGMENT, UDP_GRO). A
+virtual socket may offer two methods, `recv_nowait() -> (data, address) | None` and
+`sendto_nowait(data, address)`; without them trio's `recvfrom` and `sendto` are used.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -25,7 +27,21 @@ from p2pstream.identity import Address
 BUFFER_BYTES = 4 << 20  # facts/quic.md 3: 208 KB costs 12-18 % CPU and 0.4 % retransmits.
 RECEIVE_BYTES_MAX = 65_535  # The longest UDP datagram.
 
+TRAIN_MAX = 64  # Linux: UDP_MAX_SEGMENTS, of the oldest kernels that have it.
+TRAIN_BYTES_MAX = 65_000  # An IP packet of 65,535 bytes, less all headers there may be.
+
+# <linux/udp.h>, <linux/in.h>, <linux/in6.h>; Python's `socket` does not have them.
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
+_SEGMENT = struct.Struct("H")
+_GRO_SPACE = socket.CMSG_SPACE(4)
+# What the kernel says of a train that would do as single datagrams: a network card that computes no
+# checksums (EIO); a path that is too narrow (EINVAL, EMSGSIZE).
+_TRAIN_REFUSED = {errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP}
+
 Datagram = tuple[bytes, Address]
+# Datagrams of one length from one address, joined; the last one may be shorter.
+Train = tuple[bytes, int, Address]
 
 
 class Udp:
@@ -43,6 +59,8 @@ class Udp:
         self._buffer = bytearray(RECEIVE_BYTES_MAX)
         self._view = memoryview(self._buffer)
         self.unsent = 0
+        self.sends_trains = bool(self._kernel and _switch(self._kernel, _SOL_UDP, _UDP_SEGMENT, 0))
+        self.receives_trains = bool(self._kernel and _switch(self._kernel, _SOL_UDP, _UDP_GRO, 1))
 
     @property
     def address(self) -> Address:
@@ -50,26 +68,26 @@ class Udp:
         host, port, *_ = self._socket.getsockname()
         return host, port
 
-    async def receive(self, most: int) -> list[Datagram]:
-        """Wait for datagrams; all that have arrived, at most `most`, perhaps none."""
+    async def receive(self, most: int) -> list[Train]:
+        """Wait for datagrams; what has arrived, about `most` of them, perhaps none."""
         if self._kernel:
             await trio.lowlevel.wait_readable(self._kernel)
             return self._drain_kernel(self._kernel, most)
-        out = [_datagram(*await self._socket.recvfrom(RECEIVE_BYTES_MAX))]
+        out = [_alone(*await self._socket.recvfrom(RECEIVE_BYTES_MAX))]
         if self._receive_nowait:
             while len(out) < most and (got := self._receive_nowait()) is not None:
-                out.append(_datagram(*got))
+                out.append(_alone(*got))
         return out
 
-    def send(self, data: bytes, address: Address) -> None:
-        """Send, or lose it: UDP promises nothing, and QUIC sends again what matters."""
+    def send(self, datagrams: Sequence[Datagram]) -> None:
+        """Send, or lose them: UDP promises nothing, and QUIC sends again what matters."""
         if self._send_nowait is None:
-            self._outbox.append((data, address))
-            return
-        try:
-            self._send_nowait(data, address)
-        except OSError:  # ENOBUFS, EMSGSIZE, ENETUNREACH, ECONNREFUSED, EAGAIN, ...
-            self.unsent += 1
+            self._outbox.extend(datagrams)
+        elif self._kernel and self.sends_trains and len(datagrams) > 1:
+            self._send_trains(self._kernel, datagrams)
+        else:
+            for data, address in datagrams:
+                self._send_one(data, address)
 
     async def flush(self) -> None:
         """Send what `send` could only put aside."""
@@ -85,16 +103,55 @@ class Udp:
             self._kernel.close()
         self._socket.close()
 
-    def _drain_kernel(self, kernel: socket.socket, most: int) -> list[Datagram]:
-        out: list[Datagram] = []
-        for _ in range(most):
+    def _send_one(self, data: bytes, address: Address) -> bool:
+        assert self._send_nowait is not None, "asked before"
+        try:
+            self._send_nowait(data, address)
+        except OSError:  # ENOBUFS, EMSGSIZE, ENETUNREACH, ECONNREFUSED, EAGAIN, ...
+            self.unsent += 1
+            return False
+        return True
+
+    def _send_trains(self, kernel: socket.socket, datagrams: Sequence[Datagram]) -> None:
+        start = 0
+        while start < len(datagrams):
+            stop = train_end(datagrams, start)
+            data, address = datagrams[start]
+            if stop - start == 1 or not self.sends_trains:
+                self._send_one(data, address)
+                start += 1
+                continue
+            parts = [part for part, _ in datagrams[start:stop]]
+            length = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(len(data)))]
             try:
-                size, address = kernel.recvfrom_into(self._buffer)
+                kernel.sendmsg(parts, length, 0, address)
+            except OSError as error:
+                self._on_train_refused(error, parts, address)
+            start = stop
+
+    def _on_train_refused(self, error: OSError, parts: list[bytes], address: Address) -> None:
+        """Send it as single datagrams. If the kernel takes these, trains are what it dislikes."""
+        if error.errno not in _TRAIN_REFUSED:
+            self.unsent += len(parts)
+            return
+        sent = [self._send_one(part, address) for part in parts]
+        self.sends_trains = not all(sent)
+
+    def _drain_kernel(self, kernel: socket.socket, most: int) -> list[Train]:
+        out: list[Train] = []
+        buffers = [self._buffer]
+        count = 0
+        while count < most:
+            try:
+                size, extras, _, address = kernel.recvmsg_into(buffers, _GRO_SPACE)
             except BlockingIOError:
                 break
             except OSError:
-                continue  # An ICMP error about something sent earlier; reading it clears it.
-            out.append((bytes(self._view[:size]), address[:2]))
+                count += 1  # An ICMP error about something sent earlier; reading it clears it.
+                continue
+            segment = int.from_bytes(extras[0][2][:2], "little") if extras else size
+            out.append((bytes(self._view[:size]), min(segment, size), address[:2]))
+            count += -(-size // segment) if segment else 1
         return out
 
 
@@ -108,6 +165,7 @@ async def open_udp(host: str, port: int) -> Udp:
         with suppress(OSError, NotImplementedError):
             endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
             endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            _forbid_fragments(endpoint, version)
         if version == 6:
             endpoint.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await endpoint.bind((host, port))
@@ -119,6 +177,35 @@ async def open_udp(host: str, port: int) -> Udp:
             f"UDP port {port} is in use", hint="stop the other program, or choose another port"
         ) from error
     return Udp(endpoint)
+
+
+def train_end(datagrams: Sequence[Datagram], start: int) -> int:
+    """Where the train that begins at `start` ends: one address, one length but for the last."""
+    data, address = datagrams[start]
+    size = len(data)
+    most = min(len(datagrams), start + max(1, min(TRAIN_MAX, TRAIN_BYTES_MAX // max(size, 1))))
+    stop = start + 1
+    while stop < most and datagrams[stop][1] == address and len(datagrams[stop][0]) <= size:
+        stop += 1
+        if len(datagrams[stop - 1][0]) < size:
+            break
+    return stop
+
+
+def _forbid_fragments(endpoint: trio.socket.SocketType, version: int) -> None:
+    """RFC 9000 14: QUIC is never fragmented; `mtu.py` finds out what passes."""
+    if version == 4:
+        endpoint.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+    else:
+        endpoint.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+
+
+def _switch(kernel: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        kernel.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
 
 
 def _second_handle(endpoint: trio.socket.SocketType) -> socket.socket | None:
@@ -133,5 +220,5 @@ def _second_handle(endpoint: trio.socket.SocketType) -> socket.socket | None:
     return handle
 
 
-def _datagram(data: bytes, address: tuple[Any, ...]) -> Datagram:
-    return data, (address[0], address[1])
+def _alone(data: bytes, address: tuple[Any, ...]) -> Train:
+    return data, len(data), (address[0], address[1])

@@ -140,7 +140,7 @@ class Broadcaster:
     def _new_epoch(self) -> tuple[Epoch, StreamKey]:
         """A fresh signing key that never touches the disk, certified for a day."""
         signer = StreamKey(secret_bytes())
-        number = self.store.next_epoch(self.root.stream_id)
+        number = self.store.next_epoch(self.root.stream_id, now_s=self._now_ms() / 1000)
         epoch = certify(
             self.root, number, signer.public, now_ms=self._now_ms(), bitrate_max=BITRATE_MAX,
             title=self.title,

@@ -53,7 +53,7 @@ class Reporter:
             "from_origin": c.taken[Role.ORIGIN],
             "uploaded": c.given,
             "duplicates": c.duplicates,
-            "control": c.control_out,
+            "control": self._control(),
             "pieces_verified": c.pieces_verified,
             "pieces_refused": c.pieces_refused,
             "heads_verified": c.heads_verified,
@@ -84,6 +84,11 @@ class Reporter:
             "totals": self.totals(),
             "graph": self._graph(partners),
         }
+
+    def _control(self) -> int:
+        """Bytes that left this node and are no pieces: headers, messages, acknowledgements."""
+        given = sum(swarm.counters.given for swarm in self.node.swarms)
+        return max(0, self.node.carrier.counters.endpoint.bytes_out - given)
 
     def _partner(self, partner: Partner, link: LinkInfo | None, now: float) -> dict[str, Any]:
         mark = self._mark(partner, now)
@@ -125,7 +130,7 @@ class Reporter:
             "played": counters.played,
             "late": counters.late,
             "stalls": counters.stalls,
-            "stall_s": round(counters.stall_s, 3),
+            "stall_s": round(watch.playout.stall_s(now=now), 3),
             "skipped": counters.skipped,
             "startup_s": round(first - self.started_at, 3) if first is not None else None,
         }

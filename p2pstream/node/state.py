@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 import platformdirs
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -89,7 +90,7 @@ class KeyFile:
             if info.st_mode & 0o077:
                 raise BadKey(f"{self.path} can be read by others", hint=f"chmod 600 {self.path}")
             key = serialization.load_pem_private_key(self.path.read_bytes(), password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise BadKey(f"{self.path} is not a key: {error}", hint=_REPLACE) from None
         except OSError as error:
             raise BadKey(f"cannot read the key {self.path}: {error.strerror}") from None
@@ -123,10 +124,14 @@ class Store:
     def stream_key(self, name: str) -> KeyFile:
         return KeyFile(self.folder / "streams" / f"{name}.pem")
 
-    def next_epoch(self, stream: StreamId) -> int:
-        """A number higher than any epoch used before, remembered at once."""
+    def next_epoch(self, stream: StreamId, *, now_s: float) -> int:
+        """A number higher than any epoch used before, remembered at once.
+
+        now_s: Unix seconds. Their minutes are a lower bound, should our memory be lost: viewers
+        would refuse a lower epoch for ever.
+        """
         epochs = self._numbers("epochs.json")
-        number = epochs.get(stream.hex(), 0) + 1
+        number = max(epochs.get(stream.hex(), 0) + 1, int(now_s // 60))
         self._write("epochs.json", epochs | {stream.hex(): number})
         return number
 
@@ -136,8 +141,7 @@ class Store:
 
     def save_mark(self, stream: StreamId, number: int) -> None:
         marks = self._numbers("marks.json")
-        marks.pop(stream.hex(), None)
-        marks[stream.hex()] = number
+        marks[stream.hex()] = max(number, marks.pop(stream.hex(), 0))
         self._write("marks.json", dict(list(marks.items())[-MARKS_MAX:]))
 
     def peers(self) -> list[tuple[NodeId, Address]]:
@@ -172,6 +176,7 @@ def write_whole(path: Path, data: bytes, *, mode: int) -> None:
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.unlink(missing_ok=True)  # Of a run that crashed: in a container all have one pid.
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
                 out.write(data)

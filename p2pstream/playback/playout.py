@@ -166,12 +166,18 @@ class Playout:
                 self.counters.played += 1
                 self.next_seq += 1
             elif not self._jump(self._stalled_at or 0.0):
+                self._waiting = True
                 break
         return taken
 
     @property
     def stalled(self) -> bool:
         return self._stalled_at is not None
+
+    def stall_s(self, *, now: float) -> float:
+        """Seconds stalled in all, with the stall that has not ended yet."""
+        waiting_s = now - self._stalled_at if self._stalled_at is not None else 0.0
+        return self.counters.stall_s + waiting_s
 
     @property
     def busy(self) -> bool:
@@ -204,7 +210,9 @@ class Playout:
         late_s = now - self._stalled_at
         self.counters.late += 1
         self.counters.stall_s += late_s
-        self.target_s = min(self.config.target_s_max, self.target_s + max(GROW_S, 1.2 * late_s))
+        # A chunk that was very late is no jitter: the source was away, and delay would not help.
+        grow_s = max(GROW_S, 1.2 * late_s) if late_s < PATIENCE_S else GROW_S
+        self.target_s = min(self.config.target_s_max, self.target_s + grow_s)
         self._stalled_at = None
         self._margin_s, self._margin_at = inf, now
 

@@ -11,8 +11,8 @@ from p2pstream.errors import BadMessage
 from p2pstream.stream.chunk import HASH_BYTES, INIT_BYTES_MAX, Init
 from p2pstream.wire.codec import U8, U16, U32, Codec, Message
 
-Name = Annotated[str, Meta(max_length=32, pattern=r"^[\w .+-]+$")]
-Codecs = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9.,]+$")]  # RFC 6381.
+Name = Annotated[str, Meta(max_length=32, pattern=r"\A[\w .+-]+\Z")]
+Codecs = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9.,]+\Z")]  # RFC 6381.
 
 
 class _Init(Message, frozen=True, tag=0):

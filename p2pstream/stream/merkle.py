@@ -49,7 +49,7 @@ def proves(root: bytes, index: int, size: int, leaf: bytes, proof: Sequence[byte
 
     RFC 9162 section 2.1.3.2.
     """
-    if not 0 <= index < size:
+    if not 0 <= index < size or len(root) != HASH_BYTES:
         return False
     at, last, node = index, size - 1, leaf
     for sibling in proof:

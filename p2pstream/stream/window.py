@@ -95,6 +95,8 @@ class Window:
             raise Misbehaviour("piece of a chunk that the head does not name")
         pieces = slot.pieces.setdefault(rendition, {})
         if index in pieces:
+            if pieces[index].data != data:
+                raise Misbehaviour(f"piece {seq}/{rendition}/{index} differs from the proven one")
             return False
         if len(data) != piece_size(part.size, index) or not proves(
             part.root, index, part.pieces, leaf_hash(data), proof

@@ -14,7 +14,7 @@ from p2pstream.identity import NodeId
 from p2pstream.stream.window import HEADS_MAX
 from p2pstream.stream.window import Piece as Stored
 from p2pstream.swarm import messages as m
-from p2pstream.swarm.mesh import Mesh
+from p2pstream.swarm.mesh import PULL_COPIES, Mesh
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, bits, pack_mask, substream_of
 from p2pstream.swarm.partners import Partner
 
@@ -96,8 +96,9 @@ class Giver:
         lacking: list[tuple[int, bytes]] = []
         left = ANSWERS_MAX
         for seq, data in want.items:
-            lack = 0
-            for index in bits(m.unpack_mask(data)):
+            mask, have = m.unpack_mask(data), self.mesh.window.have(seq, want.rendition)
+            lack = mask & ~have
+            for index in bits(mask & have):
                 piece = self.mesh.window.piece(seq, want.rendition, index)
                 if piece is None or left == 0 or not self._may_answer(partner.node, now):
                     lack |= 1 << index
@@ -117,6 +118,9 @@ class Giver:
         mesh, rendition = self.mesh, message.rendition
         # Whoever feeds us a substream cannot have it from us: two would wait for each other.
         loop = mesh.parents.mask(partner.node, rendition) & message.substreams
+        head = mesh.newest_head()
+        if head is not None and head.part(rendition) is None:
+            loop = message.substreams  # There is no such rendition.
         added, refused = mesh.children.subscribe(
             partner.node, rendition, message.substreams & ~loop, message.since
         )
@@ -164,7 +168,7 @@ class Giver:
     def _may_answer(self, peer: NodeId, now: float) -> bool:
         """Whether the upload budget has room for a pull."""
         mesh = self.mesh
-        rate = mesh.config.copies * max(mesh.rate, RATE_MIN)
+        rate = max(mesh.config.copies, 1.0 + PULL_COPIES) * max(mesh.rate, RATE_MIN)
         self._budget = min(BUDGET_S * rate, self._budget + rate * (now - self._budget_at))
         self._budget_at = now
         return self._budget > 0 and mesh.roads.backlog(peer) < BACKLOG_MIN + mesh.rate

@@ -13,14 +13,12 @@ class Counters:
     """For the whole swarm. Bytes of pieces are counted without their headers.
 
     taken: verified and new, by the role of the sender. given: sent, whether useful or not.
-    duplicates: verified bytes that we had already. control: headers and control messages sent.
+    duplicates: verified bytes that we had already.
     """
 
     taken: Counter[Role] = field(default_factory=Counter)
     given: int = 0
     duplicates: int = 0
-    control_in: int = 0
-    control_out: int = 0
     pieces_verified: int = 0
     pieces_refused: int = 0
     heads_verified: int = 0

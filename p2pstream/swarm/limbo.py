@@ -17,6 +17,8 @@ PIECES_MAX_PER_PEER = 16
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
+    """One piece, from whom it came and when."""
+
     peer: NodeId
     header: Piece
     body: bytes

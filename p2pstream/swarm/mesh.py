@@ -25,6 +25,10 @@ from p2pstream.swarm.push import Children, Feed, Parents
 from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
+PULL_COPIES = 0.5  # Of the upload, for pulls: repairs must not wait for a full house. Wild guess.
+QUIET_S = 2.5  # Two maps and a half: they come once a second.
+AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a wild guess.
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -83,7 +87,23 @@ class Mesh:
 
     def edge(self, rendition: int) -> int:
         """The newest seq of which a partner holds anything; -1 of nothing."""
-        return max((p.edge(rendition) for p in self.partners.values()), default=-1)
+        return max((self.edge_of(p, rendition) for p in self.partners.values()), default=-1)
+
+    def edge_of(self, partner: Partner, rendition: int) -> int:
+        """The newest seq that a partner may well hold: nobody moves the live edge by words."""
+        heard, horizon = partner.heard.get(rendition), self.horizon
+        if heard is None or heard.edge <= horizon:
+            return heard.edge if heard else -1
+        return max((seq for seq in heard.masks if seq <= horizon), default=-1)
+
+    @property
+    def horizon(self) -> int:
+        """No claim about later seqs is believed: word runs ahead of heads by less than this."""
+        return self.window.newest + AHEAD_CHUNKS
+
+    def quiet(self, *, now: float) -> set[NodeId]:
+        """Partners that missed two maps: they may be dead, so nothing is asked of them."""
+        return {p.node for p in self.partners.values() if now - p.heard_at > QUIET_S}
 
     def hops(self, feed: Feed) -> int:
         """How far from the broadcaster we are in one feed; NO_HOPS when nobody feeds us."""

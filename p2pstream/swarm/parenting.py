@@ -14,7 +14,7 @@ from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import Feed, Offer, Parent
 
 COOL_S = 5.0  # A parent that failed is not chosen for that feed again so soon (20 s in the paper).
-MISSED_MAX = 2  # Late pieces in a row, each repaired by pull, before a parent is replaced.
+MISSED_MAX = 2  # Late pieces, each mended by pull, before a parent is replaced.
 STARVED_CHUNKS = 2 * SUBSTREAMS  # A parent that brought nothing while the edge moved this far.
 YOUNG_S = 1.0  # A parent this new has had no time to bring anything.
 GATHER_S = 0.15  # After the first partner: time for others to join, or the first gets all feeds.
@@ -80,10 +80,12 @@ class Parenting:
     def _offers(self, feed: Feed, now: float) -> list[Offer]:
         mesh, (rendition, substream) = self.mesh, feed
         edge = mesh.edge(rendition)
-        offers = []
+        offers, quiet = [], mesh.quiet(now=now)
         for partner in mesh.partners.values():
             heard = partner.heard.get(rendition)
             if heard is None or partner.slots <= 0 or partner.cool.get(feed, -inf) > now:
+                continue
+            if partner.node in quiet:
                 continue
             if heard.parents[substream] == mesh.me[: m.SHORT_ID_BYTES]:
                 continue  # It is our child there.
@@ -93,7 +95,7 @@ class Parenting:
                     partner.role,
                     hops=heard.hops[substream],
                     rtt_s=mesh.roads.rtt_s(partner.node),
-                    behind=edge - heard.edge,
+                    behind=edge - mesh.edge_of(partner, rendition),
                     already=len(mesh.parents.fed_by(partner.node)),
                     slots=partner.slots,
                 )
@@ -102,7 +104,7 @@ class Parenting:
 
     def _adopt(self, feed: Feed, partner: Partner, now: float) -> int:
         """Returns the seq from which on the partner is to push: what comes before it is pulled."""
-        edge = max(partner.edge(feed[0]), self.mesh.fed.get(feed, -1))
+        edge = max(self.mesh.edge_of(partner, feed[0]), self.mesh.fed.get(feed, -1))
         self.mesh.parents.by_feed[feed] = Parent(partner.node, now, first=edge + 1, seq=edge)
         partner.slots -= 1
         return edge + 1

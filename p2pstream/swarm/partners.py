@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
+from p2pstream.errors import BadMessage
 from p2pstream.identity import Address, NodeId
 from p2pstream.stream.window import HEADS_MAX
 from p2pstream.swarm.ledger import Account
@@ -29,6 +30,7 @@ PARTNERS_MAX = 16  # design/protocol.md: 8-16.
 PARTNERS_WANTED = 8  # The lower end: below it we look for more.
 RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
+SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
 RETRY_S_MAX = 60.0
 
@@ -91,6 +93,8 @@ class Partner:
     def learn_map(self, message: Map) -> None:
         """A full map replaces what we heard of that rendition. Raises `BadMessage`."""
         masks = [unpack_mask(mask) for mask in message.masks]
+        if message.base + len(masks) > SEQ_MAX:
+            raise BadMessage("a map beyond the last seq there can be")
         heard = self._heard(message.rendition)
         if heard is None:
             return
@@ -135,6 +139,7 @@ class Candidate:
     addresses: tuple[Address, ...]
     failures: int = 0
     retry_at: float = -inf
+    proven: bool = False  # It traded with us once: hearsay does not push it out.
 
 
 class Candidates:
@@ -151,9 +156,12 @@ class Candidates:
         if known is not None:
             known.addresses = tuple(dict.fromkeys((*addresses, *known.addresses)))[:4]
             return
+        if len(self._known) >= CANDIDATES_MAX:
+            stale = next((c for c in self._known.values() if not c.proven), None)
+            if stale is None:
+                return
+            del self._known[stale.node]
         self._known[node] = Candidate(node, tuple(addresses)[:4])
-        if len(self._known) > CANDIDATES_MAX:
-            self._known.popitem(last=False)
 
     def failed(self, node: NodeId, *, now: float) -> None:
         """The dial failed, or the peer had no room: ask again later."""
@@ -166,7 +174,7 @@ class Candidates:
     def worked(self, node: NodeId) -> None:
         candidate = self._known.get(node)
         if candidate is not None:
-            candidate.failures, candidate.retry_at = 0, -inf
+            candidate.failures, candidate.retry_at, candidate.proven = 0, -inf, True
 
     def forget(self, node: NodeId) -> None:
         self._known.pop(node, None)

@@ -40,7 +40,7 @@ from p2pstream.stream.merkle import HASH_BYTES
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.giver import Giver
 from p2pstream.swarm.limbo import Limbo
-from p2pstream.swarm.mesh import Config, Mesh
+from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
 from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import PARTNERS_WANTED, Candidates, Partner
@@ -56,7 +56,6 @@ SILENT_S = 6.0  # Six maps missed: the partner is gone.
 SLEPT_S = 3.0  # `wake` this late: the machine slept, and our partners have given us up.
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
-EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
 ORIGIN_COPIES = 3.0  # The issue's default: what a broadcaster pays for, whatever the audience.
@@ -106,7 +105,8 @@ class Swarm:
     ) -> None:
         """wall: Unix seconds at a time of the core's clock. epoch_mark: the highest ever seen."""
         config = config or Config()
-        children = Children(round(config.copies * SUBSTREAMS))
+        pushed = max(1.0, config.copies - PULL_COPIES) if config.copies else 0.0
+        children = Children(round(pushed * SUBSTREAMS))
         self.mesh = mesh = Mesh(stream, me, role, config, roads, rng, wall, children)
         if role is Role.VIEWER:
             mesh.watch = Watch(
@@ -126,8 +126,8 @@ class Swarm:
         self._giver = Giver(mesh)
         self._taker = Taker(mesh, self._parenting)
         self._limbo = Limbo()
+        self._forked_at: set[int] = set()  # Whoever sends pieces there may believe the other head.
         self._mark = epoch_mark
-        self._epoch_at = -inf
         self._told_end = False
         self._links: dict[NodeId, Address] = {}
         self._dialling: set[NodeId] = set()
@@ -293,6 +293,8 @@ class Swarm:
     def _from_partner(self, peer: NodeId, message: Happening, now: float) -> None:
         partner = self.partners.get(peer)
         if partner is None:
+            if peer in self._joined:
+                self._turned_away(peer, message, now)
             return  # It left, or has not joined: what is still on the way does not matter.
         partner.heard_at = now
         match message:
@@ -311,6 +313,15 @@ class Swarm:
                 self._taker.soon(now=now)
             case _:
                 self._on_rare(partner, message, now)
+
+    def _turned_away(self, peer: NodeId, message: Happening, now: float) -> None:
+        """A full node hands us on to others."""
+        if isinstance(message, m.Peers):
+            for node, ip, port in message.peers:
+                self.learn(NodeId(node), [(ip, port)], now=now)
+        elif isinstance(message, m.Leave):
+            self._joined.discard(peer)
+            self.candidates.failed(peer, now=now)
 
     def _on_rare(self, partner: Partner, message: Happening, now: float) -> None:
         match message:
@@ -351,38 +362,44 @@ class Swarm:
             raise BadMessage("epoch certificate that is not valid now: stale stream")
         if self.epoch is None or epoch.number > self.epoch.number:
             news = self.epoch is not None
-            self.epoch, self._mark, self._epoch_at = epoch, epoch.number, now
+            self.epoch, self._mark = epoch, epoch.number
             self.ended = self._told_end = False
             self.mesh.out.append(EpochSeen(epoch))
             for peer in self.partners if news else ():
                 self._join(peer)
 
     def _on_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
-        if header.head:
-            self._accept_head(partner, header.head, now)
+        if header.head and not self._accept_head(partner, header.head, now):
+            return  # The broadcaster forked: the piece may well fit the other head.
+        if header.seq in self._forked_at:
+            return
         if header.seq in self.window:
             self._accept_piece(partner, header, body, now)
         elif header.seq >= self.window.oldest_allowed:
             self._limbo.add(partner.node, header, body, now=now)
 
-    def _accept_head(self, partner: Partner, raw: bytes, now: float) -> None:
-        """Check a head and keep it. Raises `PeerError`."""
+    def _accept_head(self, partner: Partner, raw: bytes, now: float) -> bool:
+        """Check a head and keep it; False when it belongs to another branch of a fork.
+
+        Raises `PeerError`.
+        """
         head = heads.parse(raw)
-        partner.knows.add(head.seq)
         known = self.window.head(head.seq)
         if known is not None and known.raw == raw:
-            return
-        if self.epoch is None or head.epoch > self.epoch.number:
-            return  # Its certificate is on the way, on another QUIC stream.
-        if head.epoch < self.epoch.number and now - self._epoch_at < EPOCH_GRACE_S:
-            return  # The sender has not heard of our epoch yet.
+            partner.knows.add(head.seq)
+            return True
+        if self.epoch is None or head.epoch != self.epoch.number:
+            # Not ours to judge: word of the newer epoch is on its way, to us or to the sender.
+            return True
         head.verify(self.epoch, wall_ms=self._wall_ms(now))
         if self._forks(head):
             self._fork(head)
-            return
+            return False
+        partner.knows.add(head.seq)
         newest = self.window.newest
         if self.window.add_head(head):
             self._on_head(head, partner, fresh=head.seq > newest, now=now)
+        return True
 
     def _on_head(self, head: Head, partner: Partner, *, fresh: bool, now: float) -> None:
         """A head is ours now. fresh: the live edge moved."""
@@ -433,13 +450,12 @@ class Swarm:
         mesh, hops = self.mesh, header.hops + 1
         feed = header.rendition, substream_of(header.seq, header.index)
         parent = self.parents.by_feed.get(feed)
-        if parent is not None and parent.peer == partner.node:
-            parent.missed, parent.pieces = 0, parent.pieces + 1
-            parent.seq = max(parent.seq, header.seq)
         if not new:
             partner.account.duplicates += size
             self.counters.duplicates += size
             return
+        if parent is not None and parent.peer == partner.node:
+            parent.brought(header.seq)
         self.counters.pieces_verified += 1
         self.counters.taken[partner.role] += size
         self.counters.hops_max = max(self.counters.hops_max, hops)
@@ -472,6 +488,7 @@ class Swarm:
 
     def _fork(self, head: Head) -> None:
         """Two valid heads at one place: the broadcaster's key is used twice, or it cheats."""
+        self._forked_at = {s for s in self._forked_at if s in self.window} | {head.seq}
         if not self.forked:
             self.forked = True
             self.mesh.out.append(Note("forked", {"seq": head.seq, "epoch": head.epoch}))
@@ -490,6 +507,8 @@ class Swarm:
         self._upkeep_at = now + UPKEEP_S
         self._drop_silent(now)
         self._seek_partners(now)
+        for peer in self.mesh.quiet(now=now):
+            self.children.forget(peer)  # If it is there after all, it asks for another parent.
         self._parenting.upkeep(now=now)
         for peer in self.partners:
             self._giver.send_maps(peer)

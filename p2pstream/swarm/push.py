@@ -16,6 +16,7 @@ from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
 
 Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
 
+FORGIVEN = 0.25  # Of a miss, for each piece in time: a parent late with one in five is replaced.
 HOPS_MAX = 16  # A mesh of 10,000 peers with 4 children each is 7 deep; beyond it is a loop.
 HOP_COST = 1.0  # The unit of the costs below.
 RTT_COST_PER_S = 20.0  # One hop is worth about 50 ms.
@@ -127,15 +128,24 @@ def may_leave_origin(me: NodeId, direct: Iterable[NodeId], substream: int) -> bo
 class Parent:
     """Who feeds us one feed, since when, and how often it was late in a row.
 
-    first: the seq from which on it pushes. seq: the newest it brought.
+    first: the seq from which on it pushes. seq: the newest it brought. missed: pieces that had to
+    be pulled, less those forgiven.
     """
 
     peer: NodeId
     since: float
     first: int
     seq: int
-    missed: int = 0
+    missed: float = 0.0
     pieces: int = 0
+
+    def brought(self, seq: int) -> None:
+        """It pushed a piece in time. Misses are forgiven slowly: in a ring of parents that feed
+        each other, each brings most pieces and misses some.
+        """
+        self.missed = max(0.0, self.missed - FORGIVEN)
+        self.pieces += 1
+        self.seq = max(self.seq, seq)
 
 
 @dataclass(slots=True)

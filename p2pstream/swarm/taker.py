@@ -29,6 +29,7 @@ class Taker:
     plan_at: float = inf
     _known_at: dict[tuple[int, int], float] = field(default_factory=dict)  # (seq, rendition)
     _asked_head_at: float = -inf
+    _asked_key: bool = False
 
     def soon(self, *, now: float) -> None:
         """Something changed: look again."""
@@ -38,13 +39,14 @@ class Taker:
         """Note when we first heard of chunks that a partner holds."""
         oldest = self.mesh.window.oldest_allowed
         for seq in seqs:
-            if seq >= oldest:
+            if oldest <= seq <= self.mesh.horizon:
                 self._known_at.setdefault((seq, rendition), now)
         self.soon(now=now)
 
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
         self.plan_at = inf
+        self._ask_for_a_head(now)
         self._begin(now)
         wanted: list[tuple[NodeId, scheduler.Missing]] = []
         waiting = False
@@ -89,21 +91,41 @@ class Taker:
         if watch is None or watch.playout.next_seq is not None:
             return
         if watch.rendition is None:
-            self._ask_for_a_head(now)
             return
-        partners = self.mesh.partners.values()
-        key = max((p.key for p in partners if p.key <= p.edge(watch.rendition)), default=-1)
-        if key > max(window.oldest_allowed, watch.playout.last_seq):
-            watch.playout.start(key, now=now)
+        last, own = watch.playout.last_seq, window.newest_key()
+        least = max(last, own, window.oldest_allowed)
+        ahead = [p for p in self.mesh.partners.values() if least < p.key <= self.mesh.horizon]
+        if ahead and (own <= last or not self._asked_key):
+            # A claim: only a head proves that decoding can start there.
+            self._asked_key = True
+            partner = self.mesh.rng.choice(ahead)
+            self._ask_head(partner.node, watch.rendition, partner.key, now)
+        elif own > last:
+            self._asked_key = False
+            watch.playout.start(own, now=now)
 
     def _ask_for_a_head(self, now: float) -> None:
-        """We joined before our partners had anything: the first head tells the renditions."""
-        partners = self.mesh.partners.values()
-        edges = [(heard.edge, r, p.node) for p in partners for r, heard in p.heard.items()]
-        edge, rendition, peer = max(edges, default=(-1, 0, self.mesh.me))
-        if edge >= 0 and now - self._asked_head_at > ASK_HEAD_S:
+        """Where partners claim more than we can believe, a head is the proof.
+
+        So it is when we joined before they had anything, and after a long outage.
+        """
+        mesh = self.mesh
+        if mesh.role is m.Role.ORIGIN or now - self._asked_head_at <= ASK_HEAD_S:
+            return
+        least = mesh.horizon if mesh.window.newest >= 0 else -1
+        edges = [
+            (p.node, rendition, heard.edge)
+            for p in mesh.partners.values()
+            for rendition, heard in p.heard.items()
+            if heard.edge > least
+        ]
+        if edges:
+            self._ask_head(*mesh.rng.choice(edges), now)
+
+    def _ask_head(self, peer: NodeId, rendition: int, seq: int, now: float) -> None:
+        if now - self._asked_head_at > ASK_HEAD_S:
             self._asked_head_at = now
-            want = m.Want(self.mesh.stream, rendition, ((edge, b"\1"),), heads=True)
+            want = m.Want(self.mesh.stream, rendition, ((seq, b"\1"),), heads=True)
             self.mesh.send(peer, want)
 
     def _missing(self, rendition: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from time import time
+from time import time  # noqa: TID251  # Hands read the clock.
 from typing import Any
 
 import msgspec
@@ -127,11 +127,16 @@ class Liar(Node):
 
 
 class Flips(Liar):
-    """Flips one bit of each piece that it relays, and presses its pieces upon others."""
+    """Flips one bit of each piece that it relays, and makes itself wanted as a parent."""
 
     kind = "flips"
 
     def twist(self, peer: NodeId, message: Any) -> Any:
+        if isinstance(message, m.Map):
+            nobody = (b"",) * SUBSTREAMS
+            return msgspec.structs.replace(
+                message, hops=bytes(SUBSTREAMS), parents=nobody, slots=1000
+            )
         if not isinstance(message, Parcel):
             return message
         self.count(peer)
@@ -194,7 +199,7 @@ class Replays(Forges):
             self.tell(peer, self.piece(old, data, raw=old.raw))
         if self.turns < 10:
             return
-        then_ms = int((time() - DAY_S) * 1000)  # noqa: TID251  # Hands read the clock.
+        then_ms = int((time() - DAY_S) * 1000)
         epoch = certify(
             self.root, 0, self.own.public, now_ms=then_ms, bitrate_max=10**7, title="Yesterday"
         )

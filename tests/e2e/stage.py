@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ class Stage:
             actor.end()
         for pid in self.workers:
             # Workers have sessions of their own, and die with the pipe to their node.
-            wait_until(lambda pid=pid: not alive(pid), f"media worker {pid} is still there", DIE_S)
+            wait_until(partial(dead, pid), f"media worker {pid} is still there", DIE_S)
 
 
 @contextmanager
@@ -287,6 +288,10 @@ def alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def dead(pid: int) -> bool:
+    return not alive(pid)
 
 
 def ticket_of(origin: Actor) -> str:

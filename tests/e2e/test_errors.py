@@ -8,7 +8,8 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,11 @@ class Shell:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
+
+    def each(self, *commands: Sequence[str]) -> list[Answer]:
+        """As many at once as a small machine bears."""
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(lambda command: self(*command), commands))
 
     def files(self) -> list[str]:
         """What is lying about, but for locks and what is meant to stay."""
@@ -186,8 +192,9 @@ def test_the_port_is_taken(shell: Shell, network: Network) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = str(taken.getsockname()[1])
-        for command in (["seed"], ["broadcast", "testsrc"], ["watch", ticket, "--no-page"]):
-            said = shell(*command, "--host", "127.0.0.1", "--port", port, "--json")
+        commands = (["seed"], ["broadcast", "testsrc"], ["watch", ticket, "--no-page"])
+        where = ["--host", "127.0.0.1", "--port", port, "--json"]
+        for said in shell.each(*([*command, *where] for command in commands)):
             expect(said, 9, "port_in_use", port)
     with socket.create_server(("127.0.0.1", 0)) as web:
         port = str(web.getsockname()[1])
@@ -275,15 +282,17 @@ def test_the_player_is_not_installed(shell: Shell, network: Network, tmp_path: P
 
 def test_words_that_make_no_sense(shell: Shell) -> None:
     expect(shell("broadcast", "testsrc", "--seed", "nonsense", "--json"), 8, "bad_ticket", "<id>@")
-    for command in (
+    commands = [
         ["watch", "--json"],
         ["demo", "--viewers", "0", "--json"],
         ["broadcast", "testsrc", "--name", "../x", "--json"],
+        ["seed", "--advertise", "example.org", "--json"],
         ["broadcast", "testsrc", "--advertise", "example.org", "--json"],
         ["seed", "--port", "70000", "--json"],
         ["no-such-command", "--json"],
-    ):
-        expect(shell(*command), 2, "usage")
+    ]
+    for said in shell.each(*commands):
+        expect(said, 2, "usage")
     assert shell.files() == []
 
 

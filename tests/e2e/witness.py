@@ -44,15 +44,15 @@ async def witness(ticket: Ticket) -> None:
         for peer, address in seeds:
             swarm.learn(peer, [address], now=trio.current_time())
         driver.poke()
-        newest = -1
+        said: set[int] = set()  # Heads may come in any order.
         while True:
             await trio.sleep(LOOK_S)
-            for seq in [seq for seq in swarm.window if seq > newest]:
+            for seq in set(swarm.window) - said:
                 head = swarm.window.head(seq)
                 assert head
                 parts = [(p.rendition, p.size, p.root.hex()) for p in head.parts]
                 say("head", seq=seq, key=head.key, end=head.end, parts=parts)
-                newest = seq
+                said.add(seq)
 
 
 def on_effect(effect: object) -> None:

@@ -38,6 +38,7 @@ OVERHEAD_BYTES = 32  # Of these: header, frame and tag of a packet with stream d
 PIECE_BYTES = 16 * 1024
 ACK_DELAY_S = 1e-3  # What aioquic waits before it acknowledges.
 INITIAL_RTT_S = 0.1  # aioquic's default.
+TIMER_LATE_S = 1e-6  # No timer is on time; aioquic's rounding relies on it.
 FEED_BYTES = 512 * 1024  # What an `EngineFlow` in bulk keeps in its engine, acknowledged or not.
 
 
@@ -265,6 +266,7 @@ class RecoveryFlow:
         self._probing = True
 
     def _arm(self, at: float) -> None:
+        at += TIMER_LATE_S
         if at < self._wake_at:
             self._wake_at = at
             self.world.at(at, self._wake)
@@ -366,9 +368,9 @@ class EngineFlow:
             else:
                 self.link.send_back(0.0, lambda data=data: self._receive(0, data))  # type: ignore[misc]
         timer = self.ends[end].get_timer()
-        if timer is not None and timer < self._timers[end]:
-            self._timers[end] = timer
-            self.world.at(timer, lambda: self._wake(end))
+        if timer is not None and timer + TIMER_LATE_S < self._timers[end]:
+            self._timers[end] = timer + TIMER_LATE_S
+            self.world.at(self._timers[end], lambda: self._wake(end))
 
     def _wake(self, end: int) -> None:
         if self.world.now < self._timers[end]:

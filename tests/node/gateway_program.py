@@ -61,7 +61,6 @@ class Show:
             "state": self.state if current else "joining",
             "detail": self.detail if current else "asking 3 seeds for partners",
             "stream": {"id": "abcdefghijklmnopqrstuvwxyz234567" + "a" * 20, "title": self.title},
-            "testsrc": True,
             "started_s": at,
             "playout": {
                 "lag_s": 0.9 + 0.15 * math.sin(at / 5),

@@ -29,7 +29,7 @@ class Stage:
 
     def __init__(self, config: Config | None = None, *, delay_s: float = 0.1) -> None:
         self.here: set[int] = set()
-        self.playout = Playout(self, config)
+        self.playout = Playout(self, config or Config(0.5, 3.0, 4.0))
         self.delay_s = delay_s
         self.now = 0.0
         self.taken: list[tuple[float, int]] = []
@@ -133,14 +133,14 @@ def test_the_same_lateness_does_not_stall_twice() -> None:
 
 
 def test_the_target_never_grows_beyond_its_limit() -> None:
-    stage = Stage(Config(target_s=0.5, target_s_max=1.0, behind_s_max=60.0))
+    stage = Stage(Config(target_s=0.5, target_s_max=0.55, behind_s_max=60.0))
     stage.come(0)
     stage.playout.start(0, now=stage.now)
     stage.come(1, media=False)
     stage.until(20.0)
     stage.bring(1)
 
-    assert stage.playout.target_s == 1.0
+    assert stage.playout.target_s == 0.55
 
 
 def test_delay_that_is_not_needed_is_given_back_slowly() -> None:
@@ -326,6 +326,8 @@ def test_no_history_goes_back_plays_what_is_not_ready_or_grows(
         assert stage.playout.config.target_s <= stage.playout.target_s <= 3.0
         assert stage.playout.counters.played == len(seqs)
         assert stage.playout.counters.late <= stage.playout.counters.stalls
+        if kind == "take":
+            assert stage.playout.wake_at() > stage.now, "it would be woken over and over"
 
 
 def test_memory_does_not_grow_with_time() -> None:

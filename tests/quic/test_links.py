@@ -9,8 +9,8 @@ import trio
 
 from p2pstream.core import Hangup, LinkDown, LinkUp
 from p2pstream.errors import BadMessage, Misbehaviour, PortInUse
-from p2pstream.identity import NodeId
-from p2pstream.net.engine import Engine
+from p2pstream.identity import Address, NodeId
+from p2pstream.net.fast import FastEngine
 from tests.quic.virtual import Net, Node, PlainSocket, Say, in_virtual_time, parcel
 
 NOWHERE = ("10.0.0.99", 50_000)
@@ -275,11 +275,11 @@ async def test_an_exception_in_one_connection_ends_it_alone(
 ) -> None:
     """S-15."""
 
-    class Fragile(Engine):
-        def receive_datagram(self, data: bytes, addr: object, now: float) -> None:
-            if addr == ("10.0.0.1", 50_000) and now > 5:
+    class Fragile(FastEngine):
+        def receive_train(self, data: bytes, size: int, address: Address, now: float) -> None:
+            if address == ("10.0.0.1", 50_000) and now > 5:
                 raise ZeroDivisionError
-            super().receive_datagram(data, addr, now)
+            super().receive_train(data, size, address, now)
 
     b = await net.node(2, engine=Fragile)
     a, c = await net.node(1), await net.node(3)

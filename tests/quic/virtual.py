@@ -23,21 +23,27 @@ from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Parcel, Se
 from p2pstream.identity import Address, NodeId, NodeKey
 from p2pstream.net.carrier import QuicCarrier
 from p2pstream.net.engine import Engine
+from p2pstream.net.fast import FastEngine
 from p2pstream.net.link import Link
 from p2pstream.wire.codec import Message
 
+Engines = tuple[type[Engine], type[Engine]]
 LIVELOCK_PACKETS = 100_000  # At one instant: no test of ours comes near.
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Makes a pytest test of `async def test(net, ...)`. It never waits for real."""
+    """Makes a pytest test of `async def test(net, ...)`. It never waits for real.
 
-    def run(**fixtures: Any) -> None:
-        trio.run(world, fixtures, clock=trio.testing.MockClock(autojump_threshold=0))
+    The test's nodes have the engines of the fixture `engines`, in turns.
+    """
 
-    async def world(fixtures: dict[str, Any]) -> None:
+    def run(engines: Engines, **fixtures: Any) -> None:
+        trio.run(world, engines, fixtures, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    async def world(engines: Engines, fixtures: dict[str, Any]) -> None:
         async with trio.open_nursery() as nursery:
             net = Net(nursery)
+            net.engines = engines
             trio.socket.set_custom_socket_factory(net)
             nursery.start_soon(net.carry)
             await test(net, **fixtures)
@@ -46,7 +52,9 @@ def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]
     shape = inspect.signature(test)
     functools.update_wrapper(run, test)
     del run.__dict__["__wrapped__"]  # pytest would look through it, and see a coroutine.
-    run.__dict__["__signature__"] = shape.replace(parameters=list(shape.parameters.values())[1:])
+    engine = inspect.Parameter("engines", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [engine, *list(shape.parameters.values())[1:]]
+    run.__dict__["__signature__"] = shape.replace(parameters=parameters)
     return run
 
 
@@ -70,6 +78,7 @@ class Net(trio.abc.SocketFactory):
         self.refusal: OSError | None = None  # What every `sendto` raises.
         self.sent: list[tuple[Address, Address, bytes]] | None = None  # When a test listens.
         self.kind: type[VirtualSocket] = VirtualSocket
+        self.engines: Engines = (FastEngine, FastEngine)  # Of nodes of even and odd numbers.
         self.packets = 0
         self._nursery = nursery
         self._rng = random.Random(seed)
@@ -82,9 +91,9 @@ class Net(trio.abc.SocketFactory):
     def socket(self, family: int = 0, type: int = 0, proto: int = 0) -> VirtualSocket:  # noqa: A002, ARG002  # trio's names.
         return self.kind(self)
 
-    async def node(self, number: int, *, ip: str = "", engine: type[Engine] = Engine) -> Node:
+    async def node(self, number: int, *, ip: str = "", engine: type[Engine] | None = None) -> Node:
         """A node that is running, at 10.0.0.`number` or `ip`."""
-        node = Node(number, ip=ip, engine=engine)
+        node = Node(number, ip=ip, engine=engine or self.engines[number % 2])
         await self._nursery.start(node.carrier.run)
         return node
 
@@ -203,7 +212,7 @@ class PlainSocket(VirtualSocket):
 class Node:
     """A carrier and all that it was told."""
 
-    def __init__(self, number: int, *, ip: str = "", engine: type[Engine] = Engine) -> None:
+    def __init__(self, number: int, *, ip: str = "", engine: type[Engine] = FastEngine) -> None:
         self.key = NodeKey(number.to_bytes(32))
         self.id = self.key.node_id
         self.heard: list[tuple[NodeId, Happening]] = []

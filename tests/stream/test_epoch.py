@@ -85,7 +85,7 @@ def test_arbitrary_bytes_raise_bad_message_only(data: bytes) -> None:
         signed(title=b"x" * (TITLE_BYTES_MAX + 1)),
         signed(title=b"two\nlines"),
         signed(title=b"\x1b[31mred"),
-        signed(title=" x".encode()),
+        signed(title=b" x"),
         signed(title="e\u0301".encode()),  # Not NFC.
         signed(title="a\u202eb".encode()),  # Turns the text around.
         signed(key=bytes(32)),

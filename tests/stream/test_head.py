@@ -170,6 +170,12 @@ def test_h02_the_key_of_the_last_epoch_signs_nothing_in_this_one() -> None:
         a_head().verify(replace(EPOCH, signer=OTHER.public), wall_ms=NOW_MS)
 
 
+@pytest.mark.parametrize("captured_ms", [0, 2**53 - 1])
+def test_h09_no_time_overflows(captured_ms: int) -> None:
+    with pytest.raises(BadMessage):
+        a_head(captured_ms=captured_ms).verify(EPOCH, wall_ms=NOW_MS)
+
+
 @pytest.mark.parametrize(
     ("captured_ms", "fresh"),
     [
@@ -180,18 +186,18 @@ def test_h02_the_key_of_the_last_epoch_signs_nothing_in_this_one() -> None:
         (NOW_MS - 600_000, False),
         (NOW_MS + 600_000, False),
         (NOW_MS - 86_400_000, False),
-        (0, False),
-        (2**53 - 1, False),
     ],
 )
 def test_h09_only_what_was_captured_now_is_live(captured_ms: int, fresh: bool) -> None:
     """Or our own clock is wrong: nobody is convicted for it."""
-    head = a_head(captured_ms=captured_ms)
+    noon = certify(ROOT, 7, SIGNER.public, now_ms=NOW_MS - EPOCH_MS_MAX // 2,
+                   bitrate_max=2_000_000, title="")  # fmt: skip
+    head = a_head(captured_ms=captured_ms, epoch=noon)
     if fresh:
-        head.verify(EPOCH, wall_ms=NOW_MS)
+        head.verify(noon, wall_ms=NOW_MS)
     else:
-        with pytest.raises(BadMessage, match="stale"):
-            head.verify(EPOCH, wall_ms=NOW_MS)
+        with pytest.raises(BadMessage):
+            head.verify(noon, wall_ms=NOW_MS)
 
 
 def test_h09_nothing_is_believed_after_its_last_day() -> None:

@@ -67,7 +67,9 @@ def test_every_leaf_is_proven_in_its_place_and_in_no_other(data: list[bytes]) ->
 
 
 @given(leaves, st.data())
-def test_a_proof_with_anything_changed_proves_nothing(data: list[bytes], dice: st.DataObject) -> None:
+def test_a_proof_with_anything_changed_proves_nothing(
+    data: list[bytes], dice: st.DataObject
+) -> None:
     tree, index = Tree(data), dice.draw(st.integers(0, len(data) - 1))
     leaf, proof = leaf_hash(data[index]), tree.proof(index)
     size = len(data)
@@ -79,7 +81,9 @@ def test_a_proof_with_anything_changed_proves_nothing(data: list[bytes], dice: s
         bit = dice.draw(st.integers(0, 255))
         wrong = bytearray(proof[at])
         wrong[bit // 8] ^= 1 << bit % 8
-        assert not proves(tree.root, index, size, leaf, [*proof[:at], bytes(wrong), *proof[at + 1:]])
+        assert not proves(
+            tree.root, index, size, leaf, [*proof[:at], bytes(wrong), *proof[at + 1 :]]
+        )
         assert not proves(tree.root, index, size, leaf, proof[:at] + proof[at + 1 :])
 
 

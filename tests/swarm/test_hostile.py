@@ -12,8 +12,10 @@ from random import Random
 import pytest
 
 from p2pstream.core import Dial, Parcel
+from p2pstream.dht.addresses import may_dial
 from p2pstream.identity import NodeId, StreamKey
 from p2pstream.stream import head as heads
+from p2pstream.stream.chunker import Signed
 from p2pstream.stream.epoch import certify
 from p2pstream.stream.head import END, KEY, Part
 from p2pstream.stream.merkle import Tree
@@ -21,12 +23,12 @@ from p2pstream.swarm import messages as m
 from p2pstream.swarm.limbo import PIECES_MAX, PIECES_MAX_PER_PEER
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import Play
+from p2pstream.wire.codec import Message
 from tests.world.fabric import effects_of, wall
 from tests.world.mesh import CHUNK_S, Mesh, entries
 from tests.world.stranger import Stranger
 
 EVIL = StreamKey(b"evil" * 8)
-DAY_MS = 86_400_000
 
 
 class Scene:
@@ -34,8 +36,9 @@ class Scene:
 
     def __init__(self, *, role: Role = Role.VIEWER, number: int = 66) -> None:
         self.mesh = Mesh()
+        self.mesh.world.run(0.5)
         seed = self.mesh.add(1, Role.SEED, knows=(self.mesh.origin,))
-        self.mesh.world.run(1.0)
+        self.mesh.world.run(0.5)
         self.viewers = [self.mesh.watch(10 + n, knows=(seed,)) for n in range(3)]
         self.honest = [seed, *self.viewers]
         self.mesh.world.run(3.0)
@@ -82,45 +85,61 @@ TWISTS: dict[str, Callable[[bytes], bytes]] = {
     "one bit": flip,
     "too short": lambda data: data[:-1],
     "too long": lambda data: data + b"\0",
-    "nothing": lambda data: b"",
+    "nothing": lambda _: b"",
     "noise": lambda data: Random(1).randbytes(len(data)),
 }
 
 
 @pytest.mark.parametrize("twist", TWISTS.values(), ids=TWISTS)
 def test_h01_one_wrong_piece_is_enough(scene: Scene, twist: Callable[[bytes], bytes]) -> None:
+    """Of a chunk that nobody else has yet: it is the first to bring the piece."""
     scene.meet()
-    scene.run(0.05)
-    next_seq = scene.stranger.newest().head.seq + 1
+    told: list[int] = []
 
-    def strike() -> None:
-        if scene.stranger.newest().head.seq >= next_seq:
-            scene.stranger.tell(scene.stranger.piece(scene.stranger.newest(), 1, twist=twist))
+    def strike(signed: Signed) -> None:
+        if not told:
+            told.append(signed.head.seq)
+            scene.stranger.tell(scene.stranger.piece(signed, 1, twist=twist))
 
-    scene.stranger.every(0.001, strike, until=scene.mesh.world.now + 0.4)
+    scene.mesh.publish_after_s = 0.04
+    scene.mesh.before_publish = strike
     scene.run(3.0)
 
     scene.check()
     assert scene.guilty()
-    assert all(len([c for c in h.convicted if c[0] == scene.stranger.node]) == 1
-               for h in scene.honest)  # fmt: skip
+    for host in scene.honest:
+        assert len([c for c in host.convicted if c[0] == scene.stranger.node]) == 1
+        assert scene.mesh.swarm(host).counters.pieces_refused == 1
 
 
 def test_h01_a_parent_that_pushes_wrong_pieces_is_gone_at_the_first(scene: Scene) -> None:
-    """It boasts until it is chosen, and then answers every wish with a lie."""
+    """It boasts until it is chosen, and then pushes lies."""
+    children: set[NodeId] = set()
 
-    def lie(peer: NodeId, message: object) -> None:
-        if isinstance(message, (m.Subscribe, m.Want)):
-            scene.stranger.say(peer, scene.stranger.piece(scene.stranger.newest(), twist=flip))
+    def listen(peer: NodeId, message: object) -> None:
+        if isinstance(message, m.Subscribe) and message.substreams:
+            children.add(peer)
 
-    scene.stranger.on = lie
+    def lie(signed: Signed) -> None:
+        for peer in sorted(children):
+            for index in range(len(signed.pieces[0])):
+                scene.stranger.say(peer, scene.stranger.piece(signed, index, twist=flip))
+        scene.stranger.host.act()
+
+    scene.stranger.on = listen
+    scene.mesh.before_publish = lie
     scene.meet()
     scene.stranger.every(0.2, lambda: scene.stranger.tell(scene.stranger.boast()),
                          until=scene.mesh.world.now + 3)  # fmt: skip
+    # Its feeders die: somebody must take the stranger as a parent.
+    scene.mesh.world.kill(scene.viewers.pop().node, noticed_after_s=1.0)
+    scene.honest.pop()
     scene.run(5.0)
 
-    scene.check()
-    assert any(scene.stranger.node in host.banned for host in scene.honest)
+    scene.mesh.check()
+    assert children
+    for host in scene.honest:
+        assert (host.node in children) == (scene.stranger.node in host.banned)
 
 
 def next_head(scene: Scene, key: StreamKey, **changes: object) -> heads.Head:
@@ -204,8 +223,9 @@ def test_h03_yesterday_is_never_shown_as_live() -> None:
 
     for stranger in replayers:
         stranger.on = replay(stranger)
-    mesh.live = False
-    mesh.world.run(86_400.0)
+    mesh.over = True
+    mesh.world.kill(mesh.origin.node)
+    mesh.world.run(86_500.0)
     host = mesh.watch(10, knows=tuple(stranger.host for stranger in replayers))
     mesh.world.run(20.0)
 
@@ -220,12 +240,13 @@ def test_h03_old_heads_under_a_certificate_of_today_are_stale() -> None:
     scene.meet()
     old = [next_head(scene, scene.mesh.studio.signer, captured_ms=int(wall(-3600) * 1000), seq=seq)
            for seq in (5, 2000, 10**9)]  # fmt: skip
-    newest = [scene.mesh.swarm(host).window.newest for host in scene.honest]
     for head in old:
         scene.stranger.tell(scene.stranger.join(head=head.raw))
     scene.run(0.1)
 
-    assert [scene.mesh.swarm(host).window.newest for host in scene.honest] == newest
+    for host in scene.honest:
+        assert scene.mesh.swarm(host).window.newest < 1100
+        assert not {5, 2000, 10**9} & set(scene.mesh.swarm(host).window)
     assert scene.innocent(), "our own clock may be wrong: hang up, but do not ban"
     scene.run(2.0)
     scene.check()
@@ -235,11 +256,11 @@ def test_p01_who_announces_everything_and_serves_nothing_costs_nothing(scene: Sc
     scene.meet()
     scene.stranger.every(0.2, lambda: scene.stranger.tell(scene.stranger.boast()),
                          until=scene.mesh.world.now + 8)  # fmt: skip
-    asked = lambda: [m_ for _, m_ in scene.stranger.heard if isinstance(m_, m.Want)]  # noqa: E731
     scene.run(8.0)
 
     scene.check()
-    assert asked(), "it was believed at first"
+    heard = [said for _, said in scene.stranger.heard if isinstance(said, (m.Want, m.Subscribe))]
+    assert heard, "it was believed at first"
     for host in scene.viewers:
         assert scene.mesh.stalls(host) <= 1
         assert max(scene.mesh.lag_s(host, since=4.0)) < 2.0
@@ -333,11 +354,11 @@ def test_a_flood_of_everything_fills_no_memory(scene: Scene) -> None:
         )  # fmt: skip
 
     before = max(entries(scene.mesh.swarm(host)) for host in scene.honest)
-    scene.stranger.every(0.02, flood, until=scene.mesh.world.now + 3)
-    scene.run(3.5)
+    scene.stranger.every(0.1, flood, until=scene.mesh.world.now + 3)
+    scene.run(3.2)
 
     after = max(entries(scene.mesh.swarm(host)) for host in scene.honest)
-    assert after < before + 6_000, f"{before} entries became {after}"
+    assert after < before + 3_000, f"{before} entries became {after}"
     scene.check(gap_s=1.0)
 
 
@@ -363,8 +384,9 @@ def test_d07_nobody_is_dialled_by_name(scene: Scene) -> None:
     scene.stranger.tell(m.Peers(scene.mesh.stream, peers))
     scene.run(1.5)
 
-    dialled = {a for h in scene.honest for d in effects_of(h, Dial) for a, _ in d.addresses}
-    assert not dialled & set(odd), "an address is an IP address, never a host name"
+    dialled = {a for h in scene.honest for d in effects_of(h, Dial) for a in d.addresses}
+    names = {host for host, port in dialled if may_dial((host, port), allow_private=True)}
+    assert not names & set(odd), "an address is an IP address, never a host name"
     scene.check()
 
 
@@ -402,10 +424,10 @@ def test_h01_a_lie_that_waited_for_its_head_convicts_its_own_sender(scene: Scene
 
 def test_who_wants_everything_gets_what_we_can_spare(scene: Scene) -> None:
     scene.meet()
-    seqs = [seq for seq in scene.mesh.swarm(scene.viewers[0]).window][-60:]
+    seqs = list(scene.mesh.swarm(scene.viewers[0]).window)[-60:]
     want = m.Want(scene.mesh.stream, 0, tuple((seq, b"\xff" * 32) for seq in seqs), heads=True)
     given = [scene.mesh.swarm(host).counters.given for host in scene.honest]
-    scene.stranger.every(0.025, lambda: scene.stranger.tell(want),
+    scene.stranger.every(0.1, lambda: scene.stranger.tell(want),
                          until=scene.mesh.world.now + 4)  # fmt: skip
     scene.run(4.0)
 
@@ -461,7 +483,7 @@ def test_garbage_in_every_field_raises_our_errors_only(scene: Scene) -> None:
     """The core itself never crashes: whatever passes the codec is answered, ignored or blamed."""
     rng, stream = Random(8), scene.mesh.stream
     newest = scene.stranger.newest()
-    odd: list[m.Message | Parcel] = [
+    odd: list[Message | Parcel] = [
         m.Have(stream, 0, ((5, b"\0"),)),
         m.Want(stream, 0, ((5, b"\1\0"),), heads=False),
         m.Lack(stream, 63, ((2**53 - 1, b"\xff\0"),)),
@@ -491,21 +513,8 @@ def test_garbage_in_every_field_raises_our_errors_only(scene: Scene) -> None:
     scene.check()
 
 
-def newest_piece_without_parcel(stream: bytes) -> m.Message:
+def newest_piece_without_parcel(stream: bytes) -> Message:
     return m.Piece(stream, 1, 0, 0, 0, b"", b"")
-
-
-def test_a_message_of_another_stream_changes_nothing(scene: Scene) -> None:
-    """Every message names its stream; one that names another is not for this swarm."""
-    scene.meet()
-    victim = scene.viewers[0]
-    before = scene.mesh.swarm(victim).partners[scene.stranger.node].heard.copy()
-    scene.stranger.say(victim.node, m.Have(b"y" * 32, 3, ((5, b"\1"),)))
-    scene.stranger.host.act()
-    scene.run(0.1)
-
-    partner = scene.mesh.swarm(victim).partners.get(scene.stranger.node)
-    assert partner is None or partner.heard.keys() == before.keys()
 
 
 def test_h05_two_heads_for_one_seq_are_seen_and_only_one_is_kept(scene: Scene) -> None:
@@ -535,26 +544,40 @@ def test_h05_two_heads_for_one_seq_are_seen_and_only_one_is_kept(scene: Scene) -
     assert scene.innocent(), "whoever passes it on did not make it"
 
 
-def test_h05_who_passes_on_the_other_side_of_a_fork_is_not_convicted(scene: Scene) -> None:
-    """It was told another truth by a cheating broadcaster, and could not know."""
+def test_h05_nobody_is_convicted_for_what_a_cheating_broadcaster_told_it(scene: Scene) -> None:
+    """Half of the mesh got one truth, half the other; none of them could know."""
     scene.meet()
     studio = scene.mesh.studio
-    original = scene.stranger.newest().head
     data = b"another truth"
-    twin = heads.sign(
-        studio.signer, studio.epoch, seq=original.seq, previous=original.previous,
-        captured_ms=original.captured_ms + 1, pts=original.pts, duration=original.duration,
-        flags=original.flags,
-        parts=[Part(0, original.parts[0].init, len(data), Tree([data]).root)],
-    )  # fmt: skip
-    header = m.Piece(scene.mesh.stream, original.seq, 0, 0, 1, twin.raw, b"")
-    scene.run(0.15)
-    scene.stranger.tell(Parcel(header, data))
-    scene.run(1.0)
+    told: list[heads.Head] = []
 
-    scene.check()
-    assert all(scene.mesh.swarm(host).forked for host in scene.honest)
+    def cheat(signed: Signed) -> None:
+        if told:
+            return
+        original = signed.head
+        told.append(heads.sign(
+            studio.signer, studio.epoch, seq=original.seq, previous=original.previous,
+            captured_ms=original.captured_ms + 1, pts=original.pts, duration=original.duration,
+            flags=original.flags,
+            parts=[Part(0, original.parts[0].init, len(data), Tree([data]).root)],
+        ))  # fmt: skip
+        studio.sent[original.seq, 0] = data  # What these two may play.
+        header = m.Piece(scene.mesh.stream, original.seq, 0, 0, 1, told[0].raw, b"")
+        for host in scene.honest[2:]:
+            scene.stranger.say(host.node, Parcel(header, data))
+        scene.stranger.host.act()
+
+    scene.mesh.publish_after_s = 0.04
+    scene.mesh.before_publish = cheat
+    scene.run(3.0)
+
     assert scene.innocent()
+    honest = {host.node for host in scene.honest} | {scene.mesh.origin.node}
+    for host in scene.honest:
+        assert not [c for c in host.convicted if c[0] in honest], host.convicted
+    assert any(scene.mesh.swarm(host).forked for host in scene.honest)
+    for host in scene.viewers:
+        assert len(scene.mesh.seqs(host, since=scene.mesh.world.now - 2.0)) >= 7
 
 
 def test_a_banned_peer_does_not_come_back(scene: Scene) -> None:
@@ -570,4 +593,3 @@ def test_a_banned_peer_does_not_come_back(scene: Scene) -> None:
     scene.check()
     for host in scene.honest:
         assert scene.stranger.node not in scene.mesh.swarm(host).partners
-

@@ -61,7 +61,7 @@ def _build(kind: type[Any], *values: Any) -> Any:
         return None
 
 
-def _values(shape: types.Type) -> st.SearchStrategy[Any]:
+def _values(shape: types.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  # A case a type.
     match shape:
         case types.IntType(ge=low, le=high):
             return st.integers(low, high) | st.sampled_from([low, high])
@@ -93,7 +93,7 @@ def largest(kind: type[Message]) -> Message:
     return kind(*(_most(field.type) for field in shape.fields))
 
 
-def _most(shape: types.Type) -> Any:
+def _most(shape: types.Type) -> Any:  # noqa: PLR0911  # A case a type.
     match shape:
         case types.IntType(le=high):
             return high

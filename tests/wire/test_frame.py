@@ -78,12 +78,7 @@ def test_a_frame_that_claims_too_much_is_refused_before_it_comes() -> None:
 
 
 def test_messages_before_a_bad_frame_are_still_heard() -> None:
-    heard = []
-    with pytest.raises(BadMessage):
-        heard += [body for body in Unframer().feed(frame(b"good") + b"\xff\xff")]
-
-    unframer = Unframer()
-    feed = unframer.feed(frame(b"good") + b"\xff\xff")
+    feed = Unframer().feed(frame(b"good") + b"\xff\xff")
     assert next(feed) == b"good"
     with pytest.raises(BadMessage):
         next(feed)

@@ -43,7 +43,7 @@ class Host:
     banned: set[NodeId] = field(default_factory=set)
     convicted: list[tuple[NodeId, str]] = field(default_factory=list)
     effects: list[Any] = field(default_factory=list)
-    on_effect: Callable[[Any], None] = lambda effect: None
+    on_effect: Callable[[Any], None] = lambda _: None
     alive: bool = True
     frozen: bool = False
     inbox: list[tuple[NodeId, Any]] = field(default_factory=list)
@@ -176,7 +176,10 @@ class World:
     def dial(self, host: Host, dial: Dial) -> None:
         there = self.hosts.get(dial.peer)
         rtt_s = 2 * self.delay_s(host.node, dial.peer)
-        if there is None or not there.alive or there.frozen or host.node in there.banned:
+        hostile = there is not None and (
+            host.node in there.banned or there.node in host.banned  # Doormen of both sides.
+        )
+        if there is None or not there.alive or there.frozen or hostile:
             self.at(self.now + 3.0, lambda: host.tell(dial.peer, LinkDown("no answer")))
             return
         self.at(self.now + 1.5 * rtt_s, lambda: self.link(host, there))
@@ -203,8 +206,12 @@ class World:
         peers = sorted(host.links)
         self.at(
             self.now + noticed_after_s,
-            lambda: [self.unlink(node, p, "idle") for p in peers] and None,
+            lambda: self._unlink_all(node, peers),
         )
+
+    def _unlink_all(self, node: NodeId, peers: list[NodeId]) -> None:
+        for peer in peers:
+            self.unlink(node, peer, "idle")
 
     def freeze(self, node: NodeId) -> None:
         """As kill -STOP."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -82,6 +82,10 @@ class Mesh:
         self.origin = self.add(0, Role.ORIGIN, copies=ORIGIN_COPIES)
         self.hashes = [self.swarm(self.origin).add_init(init) for init in self.studio.inits()]
         self.live = True
+        self.over = False
+        # A hook for those who know of a chunk before the mesh does, and how much before.
+        self.before_publish: Callable[[Signed], None] = lambda _: None
+        self.publish_after_s = 0.0
         self.world.at(CHUNK_S, self._publish)
 
     def swarm(self, host: Host) -> Swarm:
@@ -210,9 +214,14 @@ class Mesh:
     def _publish(self) -> None:
         if self.live and self.origin.alive:
             signed = self.studio.next(self.hashes, now=self.world.now)
-            self.swarm(self.origin).publish(signed, now=self.world.now)
-            self.origin.act()
-        self.world.at(self.world.now + CHUNK_S, self._publish)
+            self.before_publish(signed)
+            self.world.at(self.world.now + self.publish_after_s, lambda: self._put(signed))
+        if not self.over:
+            self.world.at(self.world.now + CHUNK_S, self._publish)
+
+    def _put(self, signed: Signed) -> None:
+        self.swarm(self.origin).publish(signed, now=self.world.now)
+        self.origin.act()
 
 
 THINGS_MAX = 20_000  # Entries in all tables of a swarm together. A busy viewer has about 2000.

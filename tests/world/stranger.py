@@ -24,14 +24,14 @@ class Stranger:
     mesh: Mesh
     number: int
     role: Role = Role.VIEWER
-    on: Callable[[NodeId, Any], None] = lambda peer, message: None
+    on: Callable[[NodeId, Any], None] = lambda *_: None
     heard: list[tuple[NodeId, Any]] = field(default_factory=list)
     host: Host = field(init=False)
     _out: list[Effect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.node = key_of(self.number + 1).node_id
-        self.host = self.mesh.world.add(self.node, lambda host: self)
+        self.host = self.mesh.world.add(self.node, lambda _: self)
         self.joins = True
         self.certificate = self.mesh.studio.epoch.raw
 

@@ -54,7 +54,6 @@ setInterval(() => {
 }, 1000);
 
 function show(state) {
-  player.readStrip = Boolean(state.testsrc);
   const playable = state.rendition?.codecs;
   if (playable && state.state !== "joining") player.start(playable);
   if (state.state === "ended") player.finish();

@@ -1,0 +1,618 @@
+"""A light carrier: what QUIC costs in time and bytes, without its packets.
+
+It charges for what a simulation must not flatter: headers, acknowledgements, the handshake (two
+round trips for the dialler, retransmissions, padding), slow start of a young connection, the
+repair of each lost packet, the order of the control stream (a lost packet holds back what
+follows), the sender's queue, and the receiver's downlink.
+
+What is left out, and so is too good here: congestion control's search for the rate (a flow fills
+the link at once, after the first windows), pacing, path MTU discovery.
+
+Invariants, as in `net/carrier.py`: at most one link between two nodes; `LinkUp` and `LinkDown`
+alternate; a failed dial is answered by one `LinkDown`. Every byte that leaves a host arrives, is
+lost, or is on its way: `Network.flying` and the counters add up.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from p2pstream.core import Dial, Hangup, LinkDown, LinkUp, Parcel, Send
+from p2pstream.dht.messages import DHT_MESSAGES
+from p2pstream.identity import Address, NodeId
+from p2pstream.net.carrier import ADDRESSES_MAX, DIAL_S, STAGGER_S
+from p2pstream.net.doorman import Bans
+from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX
+from p2pstream.net.tls import IDLE_S
+from p2pstream.wire.codec import Message
+from simulations.fabric import trace as tr
+from simulations.fabric.links import Pipe, Rain, Weather
+from simulations.fabric.nat import Nat
+from simulations.fabric.world import World
+
+if TYPE_CHECKING:
+    from simulations.fabric.peer import Peer
+
+# Bytes. IPv4 and UDP 28; QUIC short header 11, AEAD tag 16 (RFC 9000 17.3, RFC 9001 5.3).
+PACKET_PAYLOAD = 1200 - 11 - 16  # Datagrams of 1200 bytes: RFC 9000 14, before path MTU discovery.
+PACKET_OVERHEAD = 28 + 11 + 16
+FRAME_BYTES = 6  # A STREAM frame with offset and length, and our own 16-bit length.
+ACK_BYTES = PACKET_OVERHEAD + 10  # RFC 9000 19.3; one for two packets (13.2.2).
+FLIGHT_BYTES = 28 + 1200  # A padded Initial (RFC 9000 14.1).
+SERVER_FLIGHT_BYTES = 2 * FLIGHT_BYTES  # Certificate and handshake: below the limit of 3x (8.1).
+FINISH_BYTES = FLIGHT_BYTES + 200  # Finished, the peer's certificate, Hello.
+AMPLIFICATION_MAX = 3
+
+FLIGHTS_S = (0.0, 0.3, 0.9, 2.1)  # The PTO of aioquic's first RTT of 0.1 s is 0.3 s, then doubles.
+WINDOW_START = 10 * 1200  # RFC 9002 7.2: the first window; it doubles each round trip.
+LOSS_RTTS = 9 / 8  # RFC 9002 6.1.2: when a later packet was acknowledged ...
+TAIL_RTTS = 1.5  # ... and 6.2.1: when none was; SRTT + 4 RTTVAR of a calm path ...
+TAIL_S = 0.025  # ... + max_ack_delay.
+TRIES_MAX = 8
+HOLD_S = (0.3, 0.6, 1.2, 2.4)  # Between probes into a blocked path: PTO doubles.
+INBOX_BYTES_MAX = 2 << 20  # What waits for a stopped process before it is lost: its buffers.
+
+_encode = msgspec.msgpack.Encoder(enc_hook=bytes).encode
+_DHT = frozenset(DHT_MESSAGES)
+
+
+def size_of(message: Message) -> int:
+    """The bytes of a message on the wire, as `wire.codec` packs it."""
+    return len(_encode(message))
+
+
+@dataclass(slots=True)
+class End:
+    """One end of a link. delay_s: one way, without queues and jitter."""
+
+    here: Peer
+    there: Peer
+    address: Address
+    dialled: bool
+    delay_s: float
+    up_at: float
+    twin: End = field(init=False)
+    up: bool = True
+    srtt_s: float = 0.0
+    window: int = WINDOW_START
+    backlog: int = 0
+    waiting: list[tuple[float, int, Parcel, int]] = field(default_factory=list)
+    ordered_at: float = 0.0  # No control message arrives before this: the ones before it.
+    held: deque[tuple[Message, int]] = field(default_factory=deque)
+    holding: int = 0  # Probes into a blocked path so far.
+
+
+@dataclass(slots=True)
+class Dialling:
+    """A dial under way."""
+
+    deadline: float
+    done: bool = False
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes on the wire, and what became of messages."""
+
+    bytes_out: int = 0
+    bytes_in: int = 0
+    pieces_out: int = 0  # Bodies only.
+    acks_out: int = 0
+    handshakes_out: int = 0
+    expired: int = 0
+    overflowed: int = 0
+    parcels_out: int = 0
+    resent: int = 0  # Bytes sent again.
+    dials: int = 0
+    dials_failed: int = 0
+    unvalidated_in: int = 0  # Bytes from addresses that had not proven themselves ...
+    unvalidated_out: int = 0  # ... and to them.
+
+
+class Network:
+    """Everything between the hosts: who is where, what is cut, how far it is."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.by_ip: dict[str, Peer] = {}
+        self.flying = 0
+        self.lost = 0
+        self.fading = 0  # Bytes of connections that ended while they were on their way.
+        self.cuts: list[Cut] = []
+        self.dht_out = False
+        self.extra_delay_s = 0.0
+        self.messages = 0
+        self.count = count()
+
+    def blocked(self, a: Peer, b: Peer) -> bool:
+        """Whether packets from `a` to `b` get nowhere now."""
+        if a.away or b.away:
+            return True
+        return any(cut.cuts(a, b) for cut in self.cuts) if self.cuts else False
+
+
+@dataclass(slots=True)
+class Cut:
+    """A partition: nothing from `these` reaches `those`; and back, unless it is one-way."""
+
+    these: frozenset[int]
+    those: frozenset[int]
+    one_way: bool = False
+    stopped: int = 0  # How much it kept from passing.
+
+    def cuts(self, a: Peer, b: Peer) -> bool:
+        hit = (a.number in self.these and b.number in self.those) or (
+            not self.one_way and a.number in self.those and b.number in self.these
+        )
+        self.stopped += hit
+        return hit
+
+
+class Carrier:
+    """One host's links. Performs `Send`, `Dial` and `Hangup`, and is a core's `Roads`."""
+
+    def __init__(self, peer: Peer, network: Network, nat: Nat, up: Pipe, down: Pipe,
+                 weather: Weather, jitter_s: float, duplicates: float, rng: Random) -> None:  # fmt: skip
+        self.peer, self.network, self.world = peer, network, network.world
+        self.nat, self.up, self.down, self.weather = nat, up, down, weather
+        self.jitter_s, self.duplicates, self.rng = jitter_s, duplicates, rng
+        self.links: dict[NodeId, End] = {}
+        self.dials: dict[NodeId, Dialling] = {}
+        self.bans = Bans()
+        self.traffic = Traffic()
+        self.inbox: deque[tuple[End, Any, int]] = deque()
+        self.inbox_bytes = 0
+        self._ring: deque[End] = deque()
+        self._serving = False
+
+    # Roads.
+
+    def backlog(self, peer: NodeId) -> int:
+        """Bytes accepted for `peer` that have not left yet."""
+        end = self.links.get(peer)
+        return end.backlog if end else 0
+
+    def rtt_s(self, peer: NodeId) -> float:
+        """Smoothed round-trip time in seconds; `inf` without a link."""
+        end = self.links.get(peer)
+        return end.srtt_s if end else inf
+
+    # Effects.
+
+    def perform(self, effect: Send | Dial | Hangup) -> None:
+        """Do what a core wants."""
+        if type(effect) is Send:
+            self.send(effect.peer, effect.message, effect.expires_at)
+        elif type(effect) is Dial:
+            self.dial(effect.peer, effect.addresses)
+        elif type(effect) is Hangup:
+            self.hang_up(effect.peer, effect.reason, guilty=effect.guilty)
+
+    def send(self, peer: NodeId, message: Message | Parcel, expires_at: float) -> None:
+        """expires_at: in this host's local time."""
+        end = self.links.get(peer)
+        if end is None:
+            return
+        self.network.messages += 1
+        if isinstance(message, Parcel):
+            self._send_parcel(end, message, self.peer.clock.world(expires_at))
+        else:
+            self._send_control(end, message)
+
+    # Control messages: one ordered stream, ahead of all parcels.
+
+    def _send_control(self, end: End, message: Message) -> None:
+        if self.network.dht_out and type(message) in _DHT:
+            self.peer.dht_dropped += 1
+            return
+        size = len(_encode(message)) + FRAME_BYTES
+        if end.held or self.network.blocked(self.peer, end.there):
+            self._hold(end, message, size)
+        else:
+            self._launch_control(end, message, size)
+
+    def _launch_control(self, end: End, message: Message, size: int) -> None:
+        packets = 1 + size // PACKET_PAYLOAD
+        wire = size + packets * PACKET_OVERHEAD
+        leaves = self._urgent(wire)
+        arrives = leaves + self._way(end) + self._repair(end, packets, wire, tail=True)
+        arrives = end.ordered_at = max(arrives, end.ordered_at)
+        self.network.flying += wire
+        self._acknowledge(end, packets)
+        self.world.at(arrives, end.there.carrier.arrive, end.twin, message, wire, 0)
+
+    def _urgent(self, wire: int) -> float:
+        """Send ahead of what waits here, but behind what is already in the router's queue."""
+        up, now = self.up, self.world.now
+        self.traffic.bytes_out += wire
+        if up.bps == inf:
+            return now
+        ahead = min(max(0.0, up.free_at - now), FLIGHT_BYTES * 8 / up.bps)
+        up.push(wire, now=now)
+        return now + ahead + wire * 8 / up.bps
+
+    def _hold(self, end: End, message: Message, size: int) -> None:
+        """The path is blocked: QUIC probes it, ever more rarely."""
+        end.held.append((message, size))
+        if not end.holding:
+            end.holding = 1
+            self.world.at(self.world.now + HOLD_S[0], self._probe, end)
+
+    def _probe(self, end: End) -> None:
+        if not end.up:
+            end.held.clear()
+            return
+        if self.network.blocked(self.peer, end.there):
+            self._waste(FLIGHT_BYTES)
+            wait_s = HOLD_S[min(end.holding, len(HOLD_S) - 1)]
+            end.holding += 1
+            self.world.at(self.world.now + wait_s, self._probe, end)
+            return
+        end.holding = 0
+        while end.held:
+            self._launch_control(end, *end.held.popleft())
+
+    def _waste(self, wire: int) -> None:
+        self.traffic.bytes_out += wire
+        self.traffic.resent += wire
+        self.network.lost += wire
+        self.world.trace.add(self.world.now, tr.LOST, self.peer.number, 0, wire)
+
+    # Parcels: one stream each, most urgent first, links taking turns.
+
+    def _send_parcel(self, end: End, parcel: Parcel, expires_at: float) -> None:
+        size = len(_encode(parcel.header)) + len(parcel.body) + 2 * FRAME_BYTES
+        if not self._ring and self.up.free_at <= self.world.now:
+            self._launch_parcel(end, parcel, size)
+            return
+        if end.backlog + size > QUEUE_BYTES_MAX:
+            self.traffic.overflowed += 1
+            return
+        if not end.waiting:
+            self._ring.append(end)
+        heapq.heappush(end.waiting, (expires_at, next(self.network.count), parcel, size))
+        end.backlog += size
+        self._serve_later()
+
+    def _serve_later(self) -> None:
+        if not self._serving:
+            self._serving = True
+            self.world.at(self.up.free_at, self._serve)
+
+    def _serve(self) -> None:
+        self._serving = False
+        if self.peer.frozen or not self.peer.alive:
+            return
+        while self._ring:
+            if self.up.free_at > self.world.now + 1e-9:
+                self._serve_later()
+                return
+            end = self._ring.popleft()
+            if not end.waiting:
+                continue
+            expires_at, _, parcel, size = heapq.heappop(end.waiting)
+            end.backlog -= size
+            if end.waiting:
+                self._ring.append(end)
+            if expires_at < self.world.now:
+                self.traffic.expired += 1
+            elif end.up:
+                self._launch_parcel(end, parcel, size)
+
+    def _launch_parcel(self, end: End, parcel: Parcel, size: int, since: float = -1.0) -> None:
+        """since: when it was sent first, for one that a blocked path has swallowed."""
+        now = self.world.now
+        packets = -(-size // PACKET_PAYLOAD)
+        wire = size + packets * PACKET_OVERHEAD
+        if not end.up:
+            return
+        if self.network.blocked(self.peer, end.there):
+            self._waste(min(wire, end.window))
+            since = now if since < 0 else since
+            if now - since < PARCEL_S:
+                self.world.at(now + HOLD_S[1], self._launch_parcel, end, parcel, size, since)
+            return
+        leaves = self.up.push(wire, now=now)
+        self.traffic.bytes_out += wire
+        self.traffic.parcels_out += 1
+        self.traffic.pieces_out += len(parcel.body)
+        arrives = leaves + self._way(end) + self._repair(end, packets, wire, tail=False)
+        if end.window < wire:
+            arrives += 2 * end.delay_s  # Slow start: the rest of it follows a round trip later.
+        end.window = min(2 * end.window, QUEUE_BYTES_MAX)
+        self.network.flying += wire
+        self._acknowledge(end, packets)
+        self.world.at(arrives, end.there.carrier.arrive, end.twin, parcel, wire, 0)
+
+    # The way there.
+
+    def _way(self, end: End) -> float:
+        jitter_s = self.jitter_s + end.there.carrier.jitter_s
+        way_s = end.delay_s + self.network.extra_delay_s
+        if jitter_s:
+            way_s += jitter_s * self.rng.expovariate(1.0)
+        up = self.up
+        queue_s = min(max(0.0, up.free_at - self.world.now), up.queue_bytes * 8 / up.bps) \
+            if up.bps < inf else 0.0  # fmt: skip
+        sample_s = way_s + end.delay_s + self.network.extra_delay_s + min(queue_s, 0.05)
+        end.srtt_s += (sample_s - end.srtt_s) / 8  # RFC 9002 5.3.
+        return way_s
+
+    def _repair(self, end: End, packets: int, wire: int, *, tail: bool) -> float:
+        """Seconds until the last lost packet has been sent again and has arrived."""
+        weather, theirs = self.weather, end.there.carrier.weather
+        lost = weather.lost(packets, self.rng) + theirs.lost(packets, self.rng)
+        waited_s = 0.0
+        each = wire // packets
+        for _ in range(TRIES_MAX):
+            if not lost:
+                break
+            again = min(lost, packets)
+            self._waste(again * each)
+            self.up.push(again * each, now=self.world.now)
+            at_the_end = tail or self.rng.random() < again / packets
+            waited_s += end.srtt_s * TAIL_RTTS + TAIL_S if at_the_end else end.srtt_s * LOSS_RTTS
+            lost = weather.lost(again, self.rng) + theirs.lost(again, self.rng)
+            tail = True
+        return waited_s
+
+    def _acknowledge(self, end: End, packets: int) -> None:
+        """The other end acknowledges: its uplink pays. Acknowledgements are never repaired."""
+        there = end.there.carrier
+        size = ACK_BYTES * ((packets + 1) // 2)
+        there.traffic.bytes_out += size
+        there.traffic.acks_out += size
+        there.up.push(size, now=self.world.now)
+        self.traffic.bytes_in += size
+
+    # Arriving.
+
+    def arrive(self, end: End, message: Any, wire: int, tries: int) -> None:
+        """The last byte has reached our router. end: ours."""
+        down = self.down
+        if down.bps < inf:
+            through = down.admit(wire, now=self.world.now)
+            if through is None:
+                self._dropped(end, message, wire, tries)
+                return
+            if through > self.world.now + 1e-3:
+                self.world.at(through, self._received, end, message, wire)
+                return
+        self._received(end, message, wire)
+
+    def _dropped(self, end: End, message: Any, wire: int, tries: int) -> None:
+        """Tail drop at our downlink: the sender finds out and sends it again."""
+        sender = end.there.carrier
+        self.network.lost += wire
+        if tries >= TRIES_MAX or not end.up:
+            self.network.flying -= wire
+            return
+        sender.traffic.bytes_out += wire
+        sender.traffic.resent += wire
+        sender.up.push(wire, now=self.world.now)
+        again_s = end.srtt_s * LOSS_RTTS * 2**tries + TAIL_S
+        self.world.at(self.world.now + again_s, self.arrive, end, message, wire, tries + 1)
+
+    def _received(self, end: End, message: Any, wire: int) -> None:
+        network = self.network
+        network.flying -= wire
+        peer = self.peer
+        if not end.up or not peer.alive:
+            network.fading += wire
+            return
+        self.traffic.bytes_in += wire
+        if self.duplicates and self.rng.random() < self.duplicates:
+            self.down.push(wire, now=self.world.now)
+        if peer.frozen:
+            if self.inbox_bytes + wire <= INBOX_BYTES_MAX:
+                self.inbox.append((end, message, wire))
+                self.inbox_bytes += wire
+            return
+        kind = tr.PARCEL if type(message) is Parcel else tr.DELIVER
+        self.world.trace.add(self.world.now, kind, peer.number, end.there.number, wire)
+        peer.deliver(end.there.node, message)
+
+    def read_inbox(self) -> None:
+        """The process goes on: what its socket kept for it."""
+        inbox, self.inbox, self.inbox_bytes = self.inbox, deque(), 0
+        for end, message, _ in inbox:
+            if end.up:
+                self.peer.deliver(end.there.node, message)
+        if self._ring:
+            self._serve_later()
+
+    # Dialling.
+
+    def dial(self, node: NodeId, addresses: Iterable[Address]) -> None:
+        """Answered by `LinkUp` or one `LinkDown`."""
+        if node in self.links or node in self.dials:
+            return
+        now = self.world.now
+        self.traffic.dials += 1
+        if node == self.peer.node or self.bans.holds(node, now=now):
+            self.world.at(now, self._fail_dial, node, "banned")
+            return
+        dialling = self.dials[node] = Dialling(now + DIAL_S)
+        for nth, address in enumerate(list(dict.fromkeys(addresses))[:ADDRESSES_MAX]):
+            for after_s in FLIGHTS_S:
+                when = now + nth * STAGGER_S + after_s
+                if when < dialling.deadline:
+                    self.world.at(when, self._call, node, address, dialling)
+        self.world.at(dialling.deadline, self._give_up, node, dialling)
+
+    def _call(self, node: NodeId, address: Address, dialling: Dialling) -> None:
+        """One first flight leaves."""
+        if dialling.done or not self.peer.alive or self.peer.frozen:
+            return
+        source = self.nat.out(address, now=self.world.now)
+        self.traffic.handshakes_out += FLIGHT_BYTES
+        leaves = self._urgent(FLIGHT_BYTES)
+        there = self.network.by_ip.get(address[0])
+        if source is None or there is None or self.network.blocked(self.peer, there) \
+                or self.weather.lost(1, self.rng):  # fmt: skip
+            self.network.lost += FLIGHT_BYTES
+            return
+        delay_s = self.peer.delay_to(there)
+        self.network.flying += FLIGHT_BYTES
+        self.world.at(
+            leaves + delay_s, there.carrier.called, self.peer, node, source, address, dialling,
+        )  # fmt: skip
+
+    def called(self, caller: Peer, node: NodeId, source: Address, address: Address,
+               dialling: Dialling) -> None:  # fmt: skip
+        """A first flight arrives at our NAT from `source`, for `node` at our `address`."""
+        self.network.flying -= FLIGHT_BYTES
+        now, peer = self.world.now, self.peer
+        deaf = not peer.alive or peer.frozen or self.nat.ip != address[0]
+        if deaf or not self.nat.admits(address[1], source, now=now):
+            self.network.lost += FLIGHT_BYTES
+            return
+        self.traffic.bytes_in += FLIGHT_BYTES
+        if dialling.done:
+            return
+        self.traffic.unvalidated_in += FLIGHT_BYTES
+        self.traffic.unvalidated_out += SERVER_FLIGHT_BYTES
+        self.traffic.handshakes_out += SERVER_FLIGHT_BYTES
+        self._urgent(SERVER_FLIGHT_BYTES)
+        delay_s = caller.delay_to(peer)
+        lost = 1 if self.network.blocked(peer, caller) else self.weather.lost(3, self.rng)
+        if lost or not self.nat.out(source, now=now):
+            self.network.lost += SERVER_FLIGHT_BYTES
+            return
+        caller.carrier.traffic.bytes_in += SERVER_FLIGHT_BYTES
+        dialling.done = True
+        if node != peer.node:
+            self.world.at(now + delay_s, caller.carrier._refused, node, "identity_mismatch")  # noqa: SLF001
+        elif self.bans.holds(caller.node, now=now):
+            self.world.at(now + 3 * delay_s, caller.carrier._refused, node, "banned")  # noqa: SLF001
+        else:
+            # The caller's finish reaches us a round trip from now, our Hello reaches it after that.
+            self.world.at(now + 2 * delay_s, self._accept, caller, source, address, delay_s)
+
+    def _accept(self, caller: Peer, source: Address, address: Address, delay_s: float) -> None:
+        """1.5 round trips after the dial: the link is up here."""
+        theirs = caller.carrier
+        theirs.traffic.handshakes_out += FINISH_BYTES
+        theirs.traffic.bytes_out += FINISH_BYTES
+        if not (self.peer.alive and caller.alive) or self.network.blocked(caller, self.peer):
+            self.network.lost += FINISH_BYTES
+            theirs._refused(self.peer.node, "idle_timeout")  # noqa: SLF001
+            return
+        self.traffic.bytes_in += FINISH_BYTES
+        theirs.dials.pop(self.peer.node, None)
+        self.dials.pop(caller.node, None)
+        if caller.node in self.links:
+            return  # Both dialled: the other one was faster.
+        here = self._end(caller, source, dialled=False, delay_s=delay_s)
+        there = theirs._end(self.peer, address, dialled=True, delay_s=delay_s)  # noqa: SLF001
+        here.twin, there.twin = there, here
+        self.world.trace.add(self.world.now, tr.LINK_UP, self.peer.number, caller.number)
+        # Planned first, so that nothing we say now reaches the caller before its own `LinkUp`.
+        self.world.at(self.world.now + delay_s, theirs._established, there, source)  # noqa: SLF001
+        self.peer.deliver(caller.node, LinkUp(source, dialled=False, seen_as=address))
+
+    def _end(self, there: Peer, address: Address, *, dialled: bool, delay_s: float) -> End:
+        end = End(self.peer, there, address, dialled, delay_s, self.world.now)
+        end.srtt_s = 2 * delay_s
+        self.links[there.node] = end
+        return end
+
+    def _established(self, end: End, seen_as: Address) -> None:
+        if end.up and self.peer.alive:
+            self.peer.deliver(end.there.node, LinkUp(end.address, dialled=True, seen_as=seen_as))
+
+    def _refused(self, node: NodeId, reason: str) -> None:
+        if self.dials.pop(node, None) is not None:
+            self._fail_dial(node, reason)
+
+    def _give_up(self, node: NodeId, dialling: Dialling) -> None:
+        if self.dials.get(node) is dialling:
+            if dialling.done:  # The handshake is under way: it has 5 s in all.
+                dialling.done = False
+                self.world.at(self.world.now + 2.0, self._give_up, node, dialling)
+                return
+            dialling.done = True
+            del self.dials[node]
+            self._fail_dial(node, "dial_timeout")
+
+    def _fail_dial(self, node: NodeId, reason: str) -> None:
+        self.traffic.dials_failed += 1
+        if self.peer.alive and node not in self.links:
+            self.peer.deliver(node, LinkDown(reason))
+
+    # Ending.
+
+    def hang_up(self, node: NodeId, reason: str, *, guilty: bool) -> None:
+        """End the link, and ban the peer when it is guilty."""
+        if guilty:
+            self.bans.add(node, now=self.world.now)
+        dialling = self.dials.pop(node, None)
+        if dialling is not None:
+            dialling.done = True
+            self.world.at(self.world.now, self._fail_dial, node, "hangup")
+        end = self.links.get(node)
+        if end is None:
+            return
+        self._down(end)
+        self.world.at(self.world.now, self.peer.deliver, node, LinkDown(reason))
+        leaves = self._urgent(PACKET_OVERHEAD + len(reason))
+        self.network.flying += PACKET_OVERHEAD + len(reason)
+        # The close travels after what was sent before it, but waits for no repair of it.
+        self.world.at(
+            leaves + end.delay_s, end.there.carrier.hung_up, end.twin, reason, guilty,
+        )  # fmt: skip
+
+    def hung_up(self, end: End, reason: str, guilty: bool) -> None:
+        """The other end has closed the link; when the path is blocked we find out later."""
+        size = PACKET_OVERHEAD + len(reason)
+        self.network.flying -= size
+        if self.network.blocked(end.there, self.peer) or not self.peer.alive:
+            self.network.lost += size
+            self.world.at(self.world.now + IDLE_S, self.idle, end)
+            return
+        self.traffic.bytes_in += size
+        if end.up:
+            self._down(end)
+            self.peer.deliver(end.there.node, LinkDown("banned" if guilty else reason))
+
+    def idle(self, end: End) -> None:
+        """Nothing was heard for the idle timeout."""
+        if end.up:
+            self._down(end)
+            if self.peer.alive:
+                self.peer.deliver(end.there.node, LinkDown("idle_timeout"))
+
+    def _down(self, end: End) -> None:
+        end.up = False
+        end.waiting.clear()
+        end.backlog = 0
+        if self.links.get(end.there.node) is end:
+            del self.links[end.there.node]
+        self.world.trace.add(self.world.now, tr.LINK_DOWN, self.peer.number, end.there.number)
+
+    def vanish(self) -> None:
+        """The host is gone without a word: the others' idle timers find out."""
+        for end in list(self.links.values()):
+            self._down(end)
+            self.world.at(self.world.now + IDLE_S, end.there.carrier.idle, end.twin)
+        for dialling in self.dials.values():
+            dialling.done = True
+        self.dials.clear()
+        self._ring.clear()
+
+    def idle_if_blocked(self) -> None:
+        """A path has been blocked for the idle timeout: links over it are gone."""
+        for end in list(self.links.values()):
+            if self.network.blocked(self.peer, end.there) or self.network.blocked(
+                end.there, self.peer
+            ):
+                self.idle(end)

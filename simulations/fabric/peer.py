@@ -1,0 +1,352 @@
+"""One simulated node: the real `Dht` and `Swarm`, wired together as `node/node.py` wires them.
+
+What differs: alarms are planned on the world's heap instead of slept for, and nothing of trio,
+QUIC, disks or players is here. The constants come from the node.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+from typing import Any
+
+from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Note, Parcel, Send
+from p2pstream.dht import protocol as dht
+from p2pstream.dht.addresses import is_private, may_dial
+from p2pstream.dht.protocol import Dht
+from p2pstream.dht.table import Contact
+from p2pstream.errors import Misbehaviour, PeerError
+from p2pstream.identity import Address, NodeId, NodeKey, StreamId
+from p2pstream.net.drive import NAP_S
+from p2pstream.node.node import FIND_AGAIN_S, FIND_S, PROVIDE_AFTER_S, SEEN_AS_MAX
+from p2pstream.swarm import messages as m
+from p2pstream.swarm.protocol import Swarm
+from simulations.fabric import trace as tr
+from simulations.fabric.carrier import Carrier
+from simulations.fabric.clock import Clock
+from simulations.fabric.dice import die, secret
+from simulations.fabric.nat import PORT
+from simulations.fabric.world import World
+
+Twist = Callable[[Send], Send | None]
+
+
+@dataclass(slots=True)
+class Driver:
+    """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`)."""
+
+    peer: Peer
+    core: Core
+    perform: Callable[[Any], None]
+    alarm: float = inf  # World time of the alarm that counts.
+    woken_at: float = -inf
+    wakes: int = 0
+    performing: bool = False
+
+    def tell(self, sender: NodeId, happening: Any, now: float) -> None:
+        """Something happened. Raises `PeerError`. now: local time."""
+        try:
+            self.core.receive(sender, happening, now=now)
+        finally:
+            self.poke()
+
+    def poke(self) -> None:
+        """After any call into the core."""
+        if self.performing:
+            return
+        self.performing = True
+        while effects := self.core.effects():
+            for effect in effects:
+                self.perform(effect)
+        self.performing = False
+        self._plan()
+
+    def _plan(self) -> None:
+        due = self.core.wake_at()
+        if due == inf:
+            return
+        peer = self.peer
+        if due < self.woken_at + NAP_S:
+            due = self.woken_at + NAP_S
+        when = max(peer.clock.world(due), peer.world.now)
+        if when < self.alarm:
+            self.alarm = when
+            peer.world.at(when, self.ring, when)
+
+    def ring(self, planned: float) -> None:
+        """The alarm. One that was replaced by an earlier one rings in vain."""
+        peer = self.peer
+        if planned != self.alarm or not peer.alive:
+            return
+        self.alarm = inf
+        if peer.frozen:
+            return
+        now = peer.local()
+        if self.core.wake_at() <= now + 1e-9:
+            self.woken_at = now
+            self.wakes += 1
+            self.core.wake(now=now)
+        self.poke()
+
+
+@dataclass(slots=True)
+class Watchers:
+    """Who wants to know what a node does; the checkers and the metrics."""
+
+    effect: Callable[[Peer, Any], None] = lambda *_: None
+    parcel: Callable[[Peer, Send], None] = lambda *_: None
+    convicted: Callable[[Peer, NodeId, str], None] = lambda *_: None
+
+
+@dataclass(eq=False)
+class Peer:
+    """A host that runs one node. number: its place in the world; name: for its dice."""
+
+    world: World
+    number: int
+    name: str
+    group: str
+    key: NodeKey
+    role: m.Role
+    stream: StreamId
+    clock: Clock
+    delay_to: Callable[[Peer], float] = field(init=False)
+    carrier: Carrier = field(init=False)
+    rng: Random = field(init=False)
+    watchers: Watchers = field(default_factory=Watchers)
+    twist: Twist | None = None
+    make_swarm: Callable[[Peer], Swarm] | None = None
+    alive: bool = False
+    frozen: bool = False
+    away: bool = False  # Between two networks.
+    started_at: float = 0.0  # World time.
+    stopped_at: float | None = None
+    dht: Dht | None = None
+    swarm: Swarm | None = None
+    notes: list[Note] = field(default_factory=list)
+    convicted: list[tuple[NodeId, str]] = field(default_factory=list)
+    past: list[Swarm] = field(default_factory=list)
+    dht_dropped: int = 0
+    lives: int = 0
+    _dht: Driver = field(init=False)
+    _swarm: Driver | None = None
+    _seen_as: deque[Address] = field(default_factory=lambda: deque(maxlen=SEEN_AS_MAX))
+    _up: dict[NodeId, LinkUp] = field(default_factory=dict)
+
+    @property
+    def node(self) -> NodeId:
+        return self.node_id
+
+    def __post_init__(self) -> None:
+        self.node_id = self.key.node_id
+
+    def local(self) -> float:
+        """This host's time now."""
+        return self.clock.local(self.world.now)
+
+    @property
+    def address(self) -> Address:
+        """Where others can reach us, as well as we know: what most peers say they see."""
+        if self._seen_as:
+            return Counter(self._seen_as).most_common(1)[0][0]
+        return self.carrier.nat.ip, PORT
+
+    @property
+    def drivers(self) -> list[Driver]:
+        return [self._dht, self._swarm] if self._swarm else [self._dht]
+
+    # Life.
+
+    def start(self, bootstrap: list[tuple[NodeId, Address]]) -> None:
+        """The node starts. bootstrap: the ticket's seeds."""
+        self.alive, self.frozen, self.started_at = True, False, self.world.now
+        self.lives += 1
+        self.world.trace.add(self.world.now, tr.START, self.number)
+        path = self.name, "life", self.lives
+        self.rng = die(self.world.seed, *path)
+        self.dht = Dht(
+            public=self.key.public, sign=self.key.sign, rng=self.rng, wall=self.clock.wall,
+            token_secret=secret(self.world.seed, *path, "tokens"),
+            config=dht.Config(allow_private=False),
+        )  # fmt: skip
+        self._dht = Driver(self, self.dht, self._perform_dht)
+        for node, address in bootstrap:
+            self.dht.learn(Contact(node, address), now=self.local())
+        self.dht.join(now=self.local())
+        self._dht.poke()
+        if self.role is not m.Role.SEED:
+            self.join_swarm()
+            assert self.swarm is not None
+            assert self._swarm is not None
+            for node, address in bootstrap if self.role is m.Role.VIEWER else ():
+                self.swarm.learn(node, [address], now=self.local())
+            self._swarm.poke()
+
+    def join_swarm(self) -> None:
+        """Trade in the stream from now on, as `Node.add_swarm`."""
+        assert self.make_swarm is not None
+        self.swarm = swarm = self.make_swarm(self)
+        driver = self._swarm = Driver(self, swarm, self._perform_swarm)
+        for peer, link in list(self._up.items()):
+            driver.tell(peer, link, self.local())
+        life = self.lives
+        self.world.at(self.world.now, self._find, life)
+        first_s = 0.0 if self.role is m.Role.ORIGIN else PROVIDE_AFTER_S
+        self.world.at(self.world.now + first_s, self._be_found, life, None)
+
+    def leave(self) -> None:
+        """As Ctrl-C: tell the partners, then go."""
+        if self.swarm is not None and self._swarm is not None:
+            self.swarm.leave("going")
+            self._swarm.poke()
+        for peer in list(self.carrier.links):
+            self.carrier.hang_up(peer, "bye", guilty=False)
+        self.stop()
+
+    def stop(self) -> None:
+        """As kill -9."""
+        self.world.trace.add(self.world.now, tr.STOP, self.number)
+        self.alive = False
+        self.stopped_at = self.world.now
+        self.carrier.vanish()
+        self._up.clear()
+        self._seen_as.clear()
+        if self.swarm is not None:
+            self.past.append(self.swarm)
+        self.swarm = self._swarm = None
+
+    def freeze(self) -> None:
+        """As kill -STOP."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """As kill -CONT: the alarms first, then what the socket kept."""
+        if not self.alive or not self.frozen:
+            return
+        self.frozen = False
+        for driver in self.drivers:
+            driver.woken_at = self.local()
+            driver.core.wake(now=self.local())
+            driver.alarm = inf
+            driver.poke()
+        self.carrier.read_inbox()
+
+    # What happens.
+
+    def deliver(self, sender: NodeId, happening: Any) -> None:
+        """As `Node._deliver`, with what the carrier does about guilty peers."""
+        if not self.alive:
+            return
+        try:
+            self._route(sender, happening)
+        except PeerError as error:
+            guilty = isinstance(error, Misbehaviour)
+            self.convicted.append((sender, str(error)))
+            self.watchers.convicted(self, sender, str(error))
+            self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
+
+    def _route(self, sender: NodeId, happening: Any) -> None:
+        now = self.local()
+        match happening:
+            case LinkUp():
+                self._up[sender] = happening
+                self._seen_as.append(happening.seen_as)
+                self._tell_all(sender, happening, now)
+            case LinkDown():
+                self._up.pop(sender, None)
+                self._tell_all(sender, happening, now)
+            case _:
+                header = happening.header if type(happening) is Parcel else happening
+                stream = getattr(header, "stream", None)
+                if stream is None:
+                    self._dht.tell(sender, happening, now)
+                else:
+                    self._to_swarm(sender, happening, stream, now)
+
+    def _to_swarm(self, sender: NodeId, happening: Any, stream: bytes, now: float) -> None:
+        if self._swarm is None and isinstance(happening, m.Join):
+            if self.role is m.Role.SEED and stream == self.stream:
+                self.join_swarm()  # A seed carries what somebody asks it for.
+            else:
+                self.carrier.perform(Send(sender, m.Leave(stream, "unknown")))
+        if self._swarm is not None and stream == self.stream:
+            self._swarm.tell(sender, happening, now)
+
+    def _tell_all(self, sender: NodeId, happening: LinkUp | LinkDown, now: float) -> None:
+        self._dht.tell(sender, happening, now)
+        if self._swarm is not None:
+            self._swarm.tell(sender, happening, now)
+
+    # What is to be done.
+
+    def poke(self) -> None:
+        """After any call into the swarm from outside."""
+        if self._swarm is not None:
+            self._swarm.poke()
+
+    def _perform_swarm(self, effect: Any) -> None:
+        match effect:
+            case Send():
+                if type(effect.message) is Parcel:
+                    self.watchers.parcel(self, effect)
+                sent = effect if self.twist is None else self.twist(effect)
+                if sent is not None:
+                    self.carrier.send(sent.peer, sent.message, sent.expires_at)
+            case Dial() | Hangup():
+                self._perform(effect)
+            case Note():
+                self.notes.append(effect)
+            case _:
+                self.watchers.effect(self, effect)
+
+    def _perform(self, effect: Send | Dial | Hangup) -> None:
+        if isinstance(effect, Dial):
+            addresses = tuple(a for a in effect.addresses if may_dial(a, allow_private=False))
+            effect = Dial(effect.peer, addresses)
+        elif isinstance(effect, Hangup) and effect.guilty:
+            self.convicted.append((effect.peer, effect.reason))
+            self.watchers.convicted(self, effect.peer, effect.reason)
+        self.carrier.perform(effect)
+
+    def _perform_dht(self, effect: Any) -> None:
+        match effect:
+            case Hangup() if not effect.guilty and self._traded_with(effect.peer):
+                pass  # The DHT is done with the link, a swarm is not.
+            case Send() | Dial() | Hangup():
+                self._perform(effect)
+            case dht.Found():
+                if self.swarm is not None and self._swarm is not None and effect.key == self.stream:
+                    for record in effect.records:
+                        self.swarm.learn(record.node, record.addresses, now=self.local())
+                    self._swarm.poke()
+            case _:
+                self.watchers.effect(self, effect)
+
+    def _traded_with(self, peer: NodeId) -> bool:
+        return self.swarm is not None and peer in self.swarm.partners
+
+    # Finding others, and being found (`Node._keep_swarm`, `Node._be_found`).
+
+    def _find(self, life: int) -> None:
+        if not self.alive or life != self.lives or self.swarm is None or self.dht is None:
+            return
+        if not self.frozen:
+            self.dht.find(self.stream, now=self.local())
+            self._dht.poke()
+        pause_s = FIND_S if self.swarm.partners else FIND_AGAIN_S
+        self.world.at(self.world.now + pause_s, self._find, life)
+
+    def _be_found(self, life: int, announced: Address | None) -> None:
+        if not self.alive or life != self.lives or self.swarm is None or self.dht is None:
+            return
+        address = self.address
+        if not self.frozen and self.swarm.window.newest >= 0 and address != announced:
+            announced = address
+            if not is_private(address[0]):
+                self.dht.provide(self.stream, (address,), now=self.local())
+                self._dht.poke()
+        wait_s = PROVIDE_AFTER_S if announced else PROVIDE_AFTER_S / 4
+        self.world.at(self.world.now + wait_s, self._be_found, life, announced)

@@ -1,0 +1,54 @@
+"""One clock and one heap of happenings.
+
+Invariants: time never goes back; what happens at one instant happens in the order in which it was
+planned; nothing outside (clock, hash seed, thread) has a say.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from simulations.fabric.trace import Trace
+
+WALL_0 = 1_800_000_000.0  # The Unix time at which every world begins.
+AT_ONE_INSTANT_MAX = 200_000  # More happenings at one time than this are a livelock.
+
+
+class Livelock(AssertionError):
+    """Time stands still: something wakes itself over and over."""
+
+
+class World:
+    """Virtual time in seconds. seed: the root of all dice."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.now = 0.0
+        self.trace = Trace()
+        self.happened = 0
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._planned = 0
+
+    def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
+        """Call `do(*args)` at `when`, or now if that is over."""
+        self._planned += 1
+        when = max(self.now, when)
+        heapq.heappush(self._heap, (when, self._planned, do, args))
+
+    def run_until(self, end: float) -> None:
+        """Let everything happen that is planned up to `end`."""
+        heap, pop = self._heap, heapq.heappop
+        instant, count = -1.0, 0
+        while heap and heap[0][0] <= end:
+            when, _, do, args = pop(heap)
+            if when > instant:
+                instant, count = when, 0
+            count += 1
+            if count > AT_ONE_INSTANT_MAX:
+                raise Livelock(f"{count} happenings at {when:.6f} s, the last one {do!r}")
+            self.now = when
+            self.happened += 1
+            do(*args)
+        self.now = max(self.now, end)
