@@ -34,9 +34,9 @@ lint: $(VENV)/.ready-test
 unit: $(VENV)/.ready-test
 	$(PYTEST) -n 2 -m "not e2e"
 
-# One at a time: each starts several processes of its own.
+# A file of them at a time for each worker: each starts several processes of its own.
 e2e: $(VENV)/.ready-test
-	$(PYTEST) -m e2e
+	$(PYTEST) -n 2 --dist loadfile -m e2e
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors

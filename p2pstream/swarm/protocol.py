@@ -56,6 +56,7 @@ SILENT_S = 6.0  # Six maps missed: the partner is gone.
 SLEPT_S = 3.0  # `wake` this late: the machine slept, and our partners have given us up.
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
+EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
 ORIGIN_COPIES = 3.0  # The issue's default: what a broadcaster pays for, whatever the audience.
@@ -128,6 +129,7 @@ class Swarm:
         self._limbo = Limbo()
         self._forked_at: set[int] = set()  # Whoever sends pieces there may believe the other head.
         self._mark = epoch_mark
+        self._epoch_at = inf  # When we learned of the epoch.
         self._told_end = False
         self._links: dict[NodeId, Address] = {}
         self._dialling: set[NodeId] = set()
@@ -153,7 +155,9 @@ class Swarm:
 
     def wake(self, *, now: float) -> None:
         """See `Core`."""
-        if self._woken_at is not None and now - self._woken_at > SLEPT_S:
+        if self._woken_at is None:
+            self._epoch_at = now
+        elif now - self._woken_at > SLEPT_S:
             self._slept(now)
         self._woken_at = now
         if now >= self._giver.have_at:
@@ -274,7 +278,7 @@ class Swarm:
             self._join(peer)
         self._giver.send_maps(peer)
         self._giver.send_peers(peer)
-        if join.head:
+        if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
             self._accept_head(self.partners[peer], join.head, now)
 
     def _admit(self, peer: NodeId, join: m.Join, now: float) -> bool:
@@ -362,7 +366,7 @@ class Swarm:
             raise BadMessage("epoch certificate that is not valid now: stale stream")
         if self.epoch is None or epoch.number > self.epoch.number:
             news = self.epoch is not None
-            self.epoch, self._mark = epoch, epoch.number
+            self.epoch, self._mark, self._epoch_at = epoch, epoch.number, now
             self.ended = self._told_end = False
             self.mesh.out.append(EpochSeen(epoch))
             for peer in self.partners if news else ():
@@ -388,9 +392,10 @@ class Swarm:
         if known is not None and known.raw == raw:
             partner.knows.add(head.seq)
             return True
-        if self.epoch is None or head.epoch != self.epoch.number:
-            # Not ours to judge: word of the newer epoch is on its way, to us or to the sender.
-            return True
+        if self.epoch is None or head.epoch > self.epoch.number:
+            return True  # Its certificate is on the way, on another QUIC stream.
+        if head.epoch < self.epoch.number and now - self._epoch_at < EPOCH_GRACE_S:
+            return True  # The sender has not heard of our epoch yet.
         head.verify(self.epoch, wall_ms=self._wall_ms(now))
         if self._forks(head):
             self._fork(head)

@@ -215,7 +215,7 @@ def test_the_broadcaster_is_killed_and_starts_again(scene: Scene) -> None:
         played = before[viewer.name]["playout"]["played"]
         resumed = partial(goes_on, played, lag_s=RESUMED_S)
         playing = viewer.wait_for("stats", resumed, since=since)
-        assert playing["stream"]["epoch"] == 2
+        assert playing["stream"]["epoch"] > before[viewer.name]["stream"]["epoch"]
         assert playing["totals"]["pieces_refused"] == 0
         assert not playing["stream"]["forked"]
 
