@@ -223,12 +223,13 @@ def _pictures(rung: Rung) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _stamp(planes: np.ndarray, rung: Rung, at_ms: int) -> None:
     """The wall clock as 1 + 32 blocks of luma at the top (facts/media.md 7)."""
-    height, block, strip = rung.height, rung.width // (STRIP_BITS + 2), rung.height // 12
+    height, strip = rung.height, rung.height // 12
+    edges = [at * rung.width // (STRIP_BITS + 2) for at in range(STRIP_BITS + 3)]
     planes[:strip] = 16
-    planes[:strip, :block] = 235
+    planes[:strip, : edges[1]] = 235
     for bit in range(STRIP_BITS):
         if at_ms >> bit & 1:
-            planes[:strip, (bit + 1) * block : (bit + 2) * block] = 235
+            planes[:strip, edges[bit + 1] : edges[bit + 2]] = 235
     quarter = height // 4
     for chroma in (planes[height : height + quarter], planes[height + quarter :]):
         chroma.reshape(height // 2, rung.width // 2)[: strip // 2] = 128

@@ -278,8 +278,7 @@ export class Player {
     this.#canvas.canvas.height = 1;
     this.#canvas.drawImage(this.#video, 0, strip >> 1, width, 1, 0, 0, width, 1);
     const row = this.#canvas.getImageData(0, 0, width, 1).data;
-    const block = Math.floor(width / (STRIP_BITS + 2));
-    const lit = (i) => row[Math.floor((i + 0.5) * block) * 4] > 128;
+    const lit = (i) => row[Math.floor(((i + 0.5) * width) / (STRIP_BITS + 2)) * 4] > 128;
     if (!lit(0)) return;
     let stamp = 0;
     for (let bit = 0; bit < STRIP_BITS; bit += 1) if (lit(bit + 1)) stamp += 2 ** bit;
