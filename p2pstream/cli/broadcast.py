@@ -105,21 +105,21 @@ async def broadcast(
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(node.run)
         node.bootstrap([*known, *store.peers()])
-        shown = False
+        live = False
 
         def note(news: Note) -> None:
             """The ticket is worth giving away once the input plays."""
-            nonlocal shown
+            nonlocal live
             talk.note(news)
-            if news.event == "opened" and not shown:
-                shown = True
+            if news.event == "opened" and not live:
+                live = True
                 own_seed = Seed(node.node_id, node.address)
                 _show_ticket(talk, Ticket(root.stream_id, (*seeds, own_seed)), title)
+                nursery.start_soon(show, caster, talk)
 
         caster = Broadcaster(node, root, store, ingest, title, copies=copies, note=note)
         caster.start()
         await stack.enter_async_context(showing(paths.runtime, "broadcast", caster.state))
-        nursery.start_soon(show, caster, talk)
         with work:
             await caster.run()
         caster.end()
