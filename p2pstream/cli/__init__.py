@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "See a whole mesh at work on this machine.",
     "ticket": "Look into tickets.",
     "status": "Show the nodes that run on this machine.",
+    "bench": "Measure what this machine can serve.",
 }
 
 EXIT_CODES = """\b

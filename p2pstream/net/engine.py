@@ -32,7 +32,7 @@ from cryptography import x509
 
 from p2pstream.identity import Address
 from p2pstream.net import names as names  # noqa: PLC0414  # Its check comes first.
-from p2pstream.net.mtu import PathSize, sizes_to
+from p2pstream.net.mtu import INTERNET_SIZES, PathSize, sizes_to
 from p2pstream.net.recovery import Recovery, adopt
 from p2pstream.net.tls import (
     CERTIFICATE_BYTES_MAX,
@@ -59,6 +59,7 @@ class Engine(QuicConnection):
     """A QUIC connection that keeps the invariants above, and says what `Link` must know."""
 
     recovery = Recovery
+    jumbo = True  # Whether to try what only a network of this machine carries.
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class Engine(QuicConnection):
             if self._sized is not None:
                 self._recovery.change_path(now=now)  # RFC 9000 9.4.
             self._sized = path.addr
-            self._path_size = PathSize(sizes_to(path.addr))
+            self._path_size = PathSize(sizes_to(path.addr) if self.jumbo else INTERNET_SIZES)
             self._resize()
         size = self._path_size.probe(now=now)
         return self._probe(size, now) if size else []

@@ -103,11 +103,17 @@ class FastEngine(Engine):
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
         )
+        self._keys: Any = None  # Of 1-RTT packets; looking them up would cost a hash in Python.
+        self._space: Any = None
         self._outbox = Outbox()
         self._inbound: dict[int, Inbound] = {}
         self._untold: list[Inbound] = []  # Began in this train.
         self._peer_parcel = 3 if self._is_client else 2  # RFC 9000 2.1: the low bits of their ids.
         self._acks_in_a_row = 0
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self._keys, self._space = self._cryptos[ONE_RTT], self._spaces[ONE_RTT]
 
     # What the link may know.
 
@@ -128,8 +134,10 @@ class FastEngine(Engine):
     @property
     def unsent_bytes(self) -> int:
         """As of `Engine`."""
-        fresh = sum(stream.size - stream.sent for stream in self._outbox.fresh)
-        return fresh + super().unsent_bytes
+        size = super().unsent_bytes if len(self._streams) > 1 else 0
+        for stream in self._outbox.fresh:
+            size += stream.size - stream.sent
+        return size
 
     @property
     def may_be_fed(self) -> bool:
@@ -172,7 +180,7 @@ class FastEngine(Engine):
     def get_timer(self) -> float | None:
         if not self._quick or not self._loss.peer_completed_address_validation:
             return super().get_timer()
-        space, loss = self._spaces[ONE_RTT], self._loss
+        space, loss = self._space, self._loss
         assert self._close_at is not None, "confirmed"
         at = self._close_at
         self._loss_at = space.loss_time
@@ -220,7 +228,7 @@ class FastEngine(Engine):
 
     def _needs_stock(self, now: float) -> bool:
         """Whether aioquic has something to send."""
-        ack_at = self._spaces[ONE_RTT].ack_at
+        ack_at = self._space.ack_at
         streams, data = self._local_max_streams_uni, self._local_max_data
         return bool(
             self._ping_pending
@@ -229,7 +237,7 @@ class FastEngine(Engine):
             or data.value != data.sent
             or self._credit_is_due
             or streams.sent - streams.used < streams.value - streams.sent
-            or any(_is_busy(stream) for stream in self._streams_queue)
+            or self._has_busy_stream
             or self._handshake_done_pending
             or self._retire_connection_ids
             or self._streams_blocked_pending
@@ -239,6 +247,10 @@ class FastEngine(Engine):
             or not self._crypto_streams[ONE_RTT].sender.buffer_is_empty
             or not all(cid.was_sent for cid in self._host_cids)
         )
+
+    @property
+    def _has_busy_stream(self) -> bool:
+        return any(_is_busy(stream) for stream in self._streams_queue)
 
     def _send_parcels(self, now: float) -> list[bytes]:
         most = self._allowance(now)
@@ -278,7 +290,7 @@ class FastEngine(Engine):
         first, cid, context = self._short_header()
         header = BYTE[first] + cid
         encrypt, secret = context.aead._aead.encrypt, context.aead._iv
-        space: Any = self._spaces[ONE_RTT]
+        space = self._space
         sent_packets, number = space.sent_packets, self._packet_number
         overhead, total = len(header) + NUMBER_BYTES, 0
         bodies = []
@@ -311,7 +323,7 @@ class FastEngine(Engine):
 
     def _short_header(self) -> tuple[int, bytes, Any]:
         """The first byte, the connection id and the keys, updated if that was asked for."""
-        pair = self._cryptos[ONE_RTT]
+        pair = self._keys
         if pair._update_key_requested:
             pair._update_key("local_update")  # As aioquic's `encrypt_packet` does.
         first = SHORT | self._spin_bit << 5 | pair.send.key_phase << PHASE_SHIFT | NUMBER_BYTES - 1
@@ -319,7 +331,7 @@ class FastEngine(Engine):
 
     def _send_ack(self, now: float) -> list[bytes]:
         """A packet that acknowledges, if it is time. Now and then aioquic's, which adds a PING."""
-        space = self._spaces[ONE_RTT]
+        space = self._space
         if space.ack_at is None or space.ack_at > now or not len(space.ack_queue):
             return []
         if self._acks_in_a_row >= ACKS_IN_A_ROW:
@@ -386,14 +398,14 @@ class FastEngine(Engine):
     def _read(self, data: bytes, size: int, count: int, address: Address, now: float) -> None:
         """Open `count` packets (RFC 9001 5.4.1, 5.3) and do what they say."""
         head = 1 + len(self.host_cid)
-        space = self._spaces[ONE_RTT]
+        space = self._space
         seen, known = space.received_packets, space.received_packets._received
         first, phase, decrypt, secret, cid = self._opening()
         expected = space.expected_packet_number
         numbers: list[int] = []
         eliciting = False
         sample = head + 4
-        hp = self._cryptos[ONE_RTT].recv.hp
+        hp = self._keys.recv.hp
         samples = [data[at + sample : at + sample + SAMPLE_BYTES]
                    for at in range(0, count * size, size)]  # fmt: skip
         for at, (mask, rest) in zip(range(0, count * size, size), _masks(hp, samples), strict=True):
@@ -434,7 +446,7 @@ class FastEngine(Engine):
 
     def _opening(self) -> tuple[int, int, Any, int, bytes]:
         """What it takes to open a packet of the present key phase."""
-        context = self._cryptos[ONE_RTT].recv
+        context = self._keys.recv
         phase = SHORT | context.key_phase << PHASE_SHIFT | NUMBER_BYTES - 1
         assert context.aead is not None, "confirmed"
         return phase, phase, context.aead._aead.decrypt, context.aead._iv, self.host_cid
@@ -577,7 +589,7 @@ class FastEngine(Engine):
             ack_rangeset=Ranges(ranges),  # type: ignore[arg-type]  # `FastRecovery` takes it.
             ack_delay=(delay << self._remote_ack_delay_exponent) / 1e6,
             now=now,
-            space=self._spaces[ONE_RTT],
+            space=self._space,
         )
         return at
 
@@ -586,7 +598,7 @@ class FastEngine(Engine):
         self._tell_beginnings()
         if not numbers:
             return
-        space = self._spaces[ONE_RTT]
+        space = self._space
         largest = max(numbers)
         if largest > space.largest_received_packet:
             space.largest_received_packet, space.largest_received_time = largest, now

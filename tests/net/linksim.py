@@ -26,7 +26,7 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, Stream
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.rangeset import RangeSet
-from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketRecovery, QuicPacketSpace
+from aioquic.quic.recovery import QuicPacketRecovery, QuicPacketSpace
 
 from p2pstream.identity import NodeKey
 from p2pstream.net.engine import Engine
@@ -37,6 +37,7 @@ PACKET_BYTES = 1200  # What a full packet of a `RecoveryFlow` takes on the link.
 OVERHEAD_BYTES = 32  # Of these: header, frame and tag of a packet with stream data.
 PIECE_BYTES = 16 * 1024
 ACK_DELAY_S = 1e-3  # What aioquic waits before it acknowledges.
+ACK_RANGES_MAX = 16  # aioquic keeps 64 until its ACKs are acknowledged, which ours never are.
 INITIAL_RTT_S = 0.1  # aioquic's default.
 TIMER_LATE_S = 1e-6  # No timer is on time; aioquic's rounding relies on it.
 FEED_BYTES = 512 * 1024  # What an `EngineFlow` in bulk keeps in its engine, acknowledged or not.
@@ -284,7 +285,7 @@ class RecoveryFlow:
 
     def _receive(self, number: int, chunk: tuple[int, int, int]) -> None:
         self._acks.add(number, number + 1)
-        while len(self._acks) > MAX_ACK_RANGES:
+        while len(self._acks) > ACK_RANGES_MAX:
             self._acks.shift()
         if not self._acking:
             self._acking = True
@@ -382,7 +383,8 @@ class EngineFlow:
         self._flush(end)
 
     def _receive(self, end: int, data: bytes) -> None:
-        self.ends[end].receive_datagram(data, ("receiver" if end == 0 else "sender", 1), self.world.now)
+        source = ("receiver" if end == 0 else "sender", 1)
+        self.ends[end].receive_datagram(data, source, self.world.now)
         while (event := self.ends[end].next_event()) is not None:
             self._take(end, event)
         self.flush()

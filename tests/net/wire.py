@@ -27,6 +27,7 @@ class Wire:
     def __init__(self, client: Kind, server: Kind, *, seed: int = 1, **changes: Any) -> None:
         self.now = 0.0
         self.delay_s, self.loss, self.reorder, self.mtu, self.copies = 0.01, 0.0, 0.0, 1500, 1
+        self.sources = [SERVER, CLIENT]  # Where the datagrams to client and server come from.
         self.joined = True  # Whether datagrams that arrive at once come as a train.
         self.rng = random.Random(seed)
         self.received: dict[int, bytearray] = {}
@@ -98,7 +99,7 @@ class Wire:
             _, _, number, data = heapq.heappop(self._flying)
             arrived[number].append(data)
         for number, one in enumerate(self.ends):
-            source = (SERVER, CLIENT)[number]
+            source = self.sources[number]
             for train in _trains(arrived[number]) if self.joined else map(_single, arrived[number]):
                 if hasattr(one, "receive_train"):
                     one.receive_train(b"".join(train), len(train[0]), source, self.now)
