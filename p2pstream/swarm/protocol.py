@@ -53,7 +53,7 @@ __all__ = ["ORIGIN_COPIES", "SEED_COPIES", "Config", "EpochSeen", "InitReady", "
 UPKEEP_S = 1.0  # Full maps, parents, partners: design/protocol.md says every 1-2 s.
 GOSSIP_S = 10.0  # Partner exchange (PPTV: at most every 10 s).
 SILENT_S = 6.0  # Six maps missed: the partner is gone.
-SLEPT_S = 3.0  # `wake` this late: the machine slept, and our partners have given us up.
+SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have given us up.
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
@@ -136,12 +136,13 @@ class Swarm:
         self._joined: set[NodeId] = set()  # To whom we said Join.
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
-        self._woken_at: float | None = None
+        self._noticed_at: float | None = None  # The last time anything happened here.
 
     # The four verbs.
 
     def receive(self, peer: NodeId, message: Happening, *, now: float) -> None:
         """See `Core`. Raises `PeerError`."""
+        self._notice_sleep(now)  # What piled up meanwhile is old: it must not be played.
         match message:
             case LinkUp():
                 self._on_link_up(peer, message, now)
@@ -155,11 +156,7 @@ class Swarm:
 
     def wake(self, *, now: float) -> None:
         """See `Core`."""
-        if self._woken_at is None:
-            self._epoch_at = now
-        elif now - self._woken_at > SLEPT_S:
-            self._slept(now)
-        self._woken_at = now
+        self._notice_sleep(now)
         if now >= self._giver.have_at:
             self._giver.send_haves()
         if now >= self._upkeep_at:
@@ -249,6 +246,13 @@ class Swarm:
             del self.parents.by_feed[feed]
         self._parenting.seek(now=now)
         self._taker.soon(now=now)
+
+    def _notice_sleep(self, now: float) -> None:
+        if self._noticed_at is None:
+            self._epoch_at = now
+        elif now - self._noticed_at > SLEPT_S:
+            self._slept(now)
+        self._noticed_at = now
 
     def _slept(self, now: float) -> None:
         """Our machine was stopped: what the partners think of us is over. Start afresh, at live."""
