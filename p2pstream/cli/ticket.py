@@ -14,7 +14,7 @@ def command() -> None:
     """Look into tickets."""
 
 
-@command.command(epilog="\b\nExample:\n  p2pstream ticket show p2pstream://...")
+@command.command(epilog="\b\nExamples:\n  p2pstream ticket show p2pstream://...")
 @click.argument("ticket")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def show(ticket: str, as_json: bool) -> None:

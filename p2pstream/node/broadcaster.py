@@ -134,7 +134,7 @@ class Broadcaster:
             await trio.sleep(RENEW_S)
             epoch, signer = self._new_epoch()
             self._chunker.renew(signer, epoch)
-            self.swarm.renew(epoch)
+            self.swarm.renew(epoch, now=trio.current_time())
             self._driver.poke()
 
     def _new_epoch(self) -> tuple[Epoch, StreamKey]:

@@ -203,13 +203,13 @@ class Swarm:
                 self._giver.forward(head.seq, rendition, index, 0, now=now)
             self._giver.announce(head.seq, rendition, now=now)
         if head.end:
-            self._end(head)
+            self._end(head, now)
 
-    def renew(self, epoch: Epoch) -> None:
+    def renew(self, epoch: Epoch, *, now: float) -> None:
         """The broadcaster's: go on under a new epoch certificate, and tell everybody."""
         self.epoch = epoch
         for peer in self.partners:
-            self._join(peer)
+            self._join(peer, now)
 
     def leave(self, reason: str) -> None:
         """Tell the partners that we go."""
@@ -224,7 +224,7 @@ class Swarm:
         if peer in self._dialling:
             self._dialling.discard(peer)
             self.candidates.worked(peer)
-            self._join(peer)
+            self._join(peer, now)
         self._seek_partners(now)
 
     def _on_link_down(self, peer: NodeId, link: LinkDown, now: float) -> None:
@@ -279,7 +279,7 @@ class Swarm:
             self.mesh.send(peer, m.Leave(self.stream, "full"))
             return
         if peer not in self._joined:
-            self._join(peer)
+            self._join(peer, now)
         self._giver.send_maps(peer)
         self._giver.send_peers(peer)
         if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
@@ -366,15 +366,19 @@ class Swarm:
         epoch = epochs.parse(raw)
         if epoch.stream != self.stream:
             raise Misbehaviour("epoch certificate of another stream")
-        if not epoch.covers(self._wall_ms(now)) or epoch.number < self._mark:
+        if not epoch.covers(self._wall_ms(now)):
             raise BadMessage("epoch certificate that is not valid now: stale stream")
+        if self.epoch is not None and epoch.number < self.epoch.number:
+            return  # The sender slept through a change of epochs: it learns of ours.
+        if epoch.number < self._mark:
+            raise BadMessage("epoch certificate from before one that we have seen")
         if self.epoch is None or epoch.number > self.epoch.number:
             news = self.epoch is not None
             self.epoch, self._mark, self._epoch_at = epoch, epoch.number, now
             self.ended = self._told_end = False
             self.mesh.out.append(EpochSeen(epoch))
             for peer in self.partners if news else ():
-                self._join(peer)
+                self._join(peer, now)
 
     def _on_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
         if header.head and not self._accept_head(partner, header.head, now):
@@ -415,7 +419,7 @@ class Swarm:
         self.counters.heads_verified += 1
         self.mesh.count_rate(head)
         if head.end:
-            self._end(head)
+            self._end(head, now)
         if self.watch:
             if self.watch.rendition is None and head.parts:
                 self.watch.choose(head, now=now)
@@ -502,13 +506,13 @@ class Swarm:
             self.forked = True
             self.mesh.out.append(Note("forked", {"seq": head.seq, "epoch": head.epoch}))
 
-    def _end(self, head: Head) -> None:
+    def _end(self, head: Head, now: float) -> None:
         """The signed end: pass it on, since no piece will carry it."""
         self.ended = True
         if self.watch:
             self.watch.playout.end_seq = head.seq
         for peer in self.partners:
-            self._join(peer)
+            self._join(peer, now)
 
     # Once a second.
 
@@ -541,7 +545,7 @@ class Swarm:
         rng = self.mesh.rng
         for candidate in self.candidates.pick(lacking, besides=besides, now=now, rng=rng):
             if candidate.node in self._links:
-                self._join(candidate.node)
+                self._join(candidate.node, now)
             else:
                 self._dialling.add(candidate.node)
                 self.mesh.out.append(Dial(candidate.node, candidate.addresses))
@@ -573,10 +577,11 @@ class Swarm:
             self._told_end = True
             self.mesh.out.append(Note("ended", {"seq": self.window.newest}))
 
-    def _join(self, peer: NodeId) -> None:
+    def _join(self, peer: NodeId, now: float) -> None:
         self._joined.add(peer)
         newest = self.mesh.newest_head()
-        certificate = self.epoch.raw if self.epoch else b""
+        valid = self.epoch is not None and self.epoch.covers(self._wall_ms(now))
+        certificate = self.epoch.raw if self.epoch and valid else b""
         raw = newest.raw if newest else b""
         self.mesh.send(peer, m.Join(self.stream, int(self.role), certificate, raw))
 

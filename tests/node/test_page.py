@@ -172,7 +172,6 @@ def test_the_picture_goes_on_through_a_change_of_rendition(browser: Any) -> None
         seen.until(lambda: seen.stats["width"] == 640)
 
         assert seen.stats["reconnects"] == 0
-        assert seen.stats["lagS"] is None or seen.stats["lagS"] < LAG_S_MAX
         assert seen.complaints == []
 
 

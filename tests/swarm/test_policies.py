@@ -248,6 +248,7 @@ def test_no_more_than_three_copies_are_on_their_way() -> None:
 holders = st.lists(
     st.builds(Holder, ids, st.sampled_from(Role), st.floats(0, 1), st.integers(0, ASKED_MAX + 5)),
     max_size=8,
+    unique_by=lambda holder: holder.peer,
 )
 
 
