@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e vectors clean
+.PHONY: help demo test check lint unit e2e simulate vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
 	@echo "make test     everything: lint, types, tests, then the tests with real processes"
 	@echo "make check    lint, types and the quick tests"
+	@echo "make simulate run every scenario and compare with its accepted result"
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
 
@@ -37,6 +38,10 @@ unit: $(VENV)/.ready-test
 # A file of them at a time for each worker: each starts several processes of its own.
 e2e: $(VENV)/.ready-test
 	$(PYTEST) -n 2 --dist loadfile -m e2e
+
+# Every scenario against its accepted result.
+simulate: $(VENV)/.ready
+	$(BIN)/python -m simulations.baseline
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors

@@ -10,7 +10,7 @@ from p2pstream.stream.epoch import Epoch, certify
 from p2pstream.stream.head import KEY
 from simulations.fabric.dice import die, secret
 
-KEY_FRAME = 1.6  # Size of a chunk with a key frame, of the mean: zerolatency x264, one key a second.
+KEY_FRAME = 1.6  # Size of a chunk with a key frame, of the mean. Measured: x264, a key a second.
 REMEMBERED = 512  # Seqs whose bytes the checkers can still ask for.
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "ticket": "Look into tickets.",
     "status": "Show the nodes that run on this machine.",
     "bench": "Measure what this machine can serve.",
+    "simulate": "Run a mesh of simulated homes in virtual time.",
 }
 
 EXIT_CODES = """\b

@@ -35,7 +35,7 @@ from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX
 from p2pstream.net.tls import IDLE_S
 from p2pstream.wire.codec import Message
 from simulations.fabric import trace as tr
-from simulations.fabric.links import Pipe, Rain, Weather
+from simulations.fabric.links import Pipe, Weather
 from simulations.fabric.nat import Nat
 from simulations.fabric.world import World
 
@@ -160,8 +160,10 @@ class Cut:
 class Carrier:
     """One host's links. Performs `Send`, `Dial` and `Hangup`, and is a core's `Roads`."""
 
-    def __init__(self, peer: Peer, network: Network, nat: Nat, up: Pipe, down: Pipe,
-                 weather: Weather, jitter_s: float, duplicates: float, rng: Random) -> None:  # fmt: skip
+    def __init__(
+        self, peer: Peer, network: Network, nat: Nat, up: Pipe, down: Pipe, weather: Weather,
+        jitter_s: float, duplicates: float, rng: Random,
+    ) -> None:  # fmt: skip
         self.peer, self.network, self.world = peer, network, network.world
         self.nat, self.up, self.down, self.weather = nat, up, down, weather
         self.jitter_s, self.duplicates, self.rng = jitter_s, duplicates, rng
@@ -491,9 +493,9 @@ class Carrier:
         caller.carrier.traffic.bytes_in += SERVER_FLIGHT_BYTES
         dialling.done = True
         if node != peer.node:
-            self.world.at(now + delay_s, caller.carrier._refused, node, "identity_mismatch")  # noqa: SLF001
+            self.world.at(now + delay_s, caller.carrier.refused, node, "identity_mismatch")
         elif self.bans.holds(caller.node, now=now):
-            self.world.at(now + 3 * delay_s, caller.carrier._refused, node, "banned")  # noqa: SLF001
+            self.world.at(now + 3 * delay_s, caller.carrier.refused, node, "banned")
         else:
             # The caller's finish reaches us a round trip from now, our Hello reaches it after that.
             self.world.at(now + 2 * delay_s, self._accept, caller, source, address, delay_s)
@@ -505,32 +507,32 @@ class Carrier:
         theirs.traffic.bytes_out += FINISH_BYTES
         if not (self.peer.alive and caller.alive) or self.network.blocked(caller, self.peer):
             self.network.lost += FINISH_BYTES
-            theirs._refused(self.peer.node, "idle_timeout")  # noqa: SLF001
+            theirs.refused(self.peer.node, "idle_timeout")
             return
         self.traffic.bytes_in += FINISH_BYTES
         theirs.dials.pop(self.peer.node, None)
         self.dials.pop(caller.node, None)
         if caller.node in self.links:
             return  # Both dialled: the other one was faster.
-        here = self._end(caller, source, dialled=False, delay_s=delay_s)
-        there = theirs._end(self.peer, address, dialled=True, delay_s=delay_s)  # noqa: SLF001
+        here = self.end(caller, source, dialled=False, delay_s=delay_s)
+        there = theirs.end(self.peer, address, dialled=True, delay_s=delay_s)
         here.twin, there.twin = there, here
         self.world.trace.add(self.world.now, tr.LINK_UP, self.peer.number, caller.number)
         # Planned first, so that nothing we say now reaches the caller before its own `LinkUp`.
-        self.world.at(self.world.now + delay_s, theirs._established, there, source)  # noqa: SLF001
+        self.world.at(self.world.now + delay_s, theirs.established, there, source)
         self.peer.deliver(caller.node, LinkUp(source, dialled=False, seen_as=address))
 
-    def _end(self, there: Peer, address: Address, *, dialled: bool, delay_s: float) -> End:
+    def end(self, there: Peer, address: Address, *, dialled: bool, delay_s: float) -> End:
         end = End(self.peer, there, address, dialled, delay_s, self.world.now)
         end.srtt_s = 2 * delay_s
         self.links[there.node] = end
         return end
 
-    def _established(self, end: End, seen_as: Address) -> None:
+    def established(self, end: End, seen_as: Address) -> None:
         if end.up and self.peer.alive:
             self.peer.deliver(end.there.node, LinkUp(end.address, dialled=True, seen_as=seen_as))
 
-    def _refused(self, node: NodeId, reason: str) -> None:
+    def refused(self, node: NodeId, reason: str) -> None:
         if self.dials.pop(node, None) is not None:
             self._fail_dial(node, reason)
 

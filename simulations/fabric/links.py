@@ -27,7 +27,7 @@ class Pipe:
         """When the last of `size` bytes is through; None when the queue is full."""
         if self.bps == inf:
             return now
-        if self.free_at > now and self.queued(now) + size > self.queue_bytes:
+        if self.free_at > now and self.queued(now) + size > self.queue_bytes + 0.5:
             self.dropped += size
             return None
         return self.push(size, now=now)
@@ -36,7 +36,7 @@ class Pipe:
         """As `admit`, for a sender that paces itself: nothing is dropped."""
         if self.bps == inf:
             return now
-        self.free_at = (self.free_at if self.free_at > now else now) + size * 8 / self.bps
+        self.free_at = max(now, self.free_at) + size * 8 / self.bps
         return self.free_at
 
     def change(self, bps: float, *, now: float) -> None:

@@ -69,8 +69,7 @@ class Driver:
         if due == inf:
             return
         peer = self.peer
-        if due < self.woken_at + NAP_S:
-            due = self.woken_at + NAP_S
+        due = max(due, self.woken_at + NAP_S)
         when = max(peer.clock.world(due), peer.world.now)
         if when < self.alarm:
             self.alarm = when

@@ -1,0 +1,308 @@
+"""`p2pstream simulate`: whole meshes in virtual time. The only door to `simulations/`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import monotonic  # noqa: TID251  # For the ETA only: nothing of a run depends on it.
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from p2pstream.cli.common import json_option
+from p2pstream.errors import BadConfig, MissingHelper, UserError
+
+if TYPE_CHECKING:
+    from simulations.runner import Row
+    from simulations.scenario import Scenario
+
+SHOWN = (
+    ("viewers_playing", "viewers playing", ""), ("startup_s_p50", "start-up, median", "s"),
+    ("startup_s_p95", "start-up, 95 %", "s"), ("lag_s_p50", "lag, median", "s"),
+    ("lag_s_p95", "lag, 95 %", "s"), ("lag_s_p99", "lag, 99 %", "s"),
+    ("stall_ratio", "stalled", "%"), ("continuity", "chunks on time", "%"),
+    ("offload", "carried by others than the origin", "%"), ("offload_limit", "  at most", "%"),
+    ("duplicate_ratio", "sent twice", "%"), ("control_ratio", "overhead", "%"),
+    ("repair_s", "repaired after", "s"), ("peer_s_per_cpu_s", "peer-seconds a CPU-second", ""),
+)  # fmt: skip
+
+
+class Simulate(click.Group):
+    """`simulate SCENARIO` is `simulate run SCENARIO`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Whatever is no subcommand is a scenario."""
+        if args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options before the scenario belong to `run`."""
+        if args and args[0].startswith("-") and args[0] not in {"-h", "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=Simulate,
+    epilog="""\b
+Examples:
+  p2pstream simulate --list
+  p2pstream simulate steady
+  p2pstream simulate flash_crowd --seeds 1-10 --jobs 2 --report crowd.html
+  p2pstream simulate my.toml --seed 7 --json
+  p2pstream simulate replay churn 3
+  p2pstream simulate diff churn 3 4
+""",
+)
+def command() -> None:
+    """Drive a whole mesh in virtual time: one scenario file, the real code.
+
+    The same DHT and mesh as in a real node, by the hundred, on simulated links. The same seed
+    gives the same run, to the bit. docs/SIMULATION.md explains scenarios and figures.
+    """
+
+
+@command.command("run", hidden=True)
+@click.argument("scenario", required=False)
+@click.option("--seed", type=int, help="One seed (default: 1).")
+@click.option("--seeds", metavar="1-20", help="Several, as 1-20 or 1,3,5.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Spread seeds over so many processes.")  # fmt: skip
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
+              help="Write one page that shows what happened.")  # fmt: skip
+@click.option("--against", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Compare with a summary; worse figures fail.")  # fmt: skip
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Keep the summary, for --against.")  # fmt: skip
+@click.option("--list", "as_list", is_flag=True, help="Show the scenarios that come along.")
+@json_option
+def run_command(
+    scenario: str | None, seed: int | None, seeds: str | None, jobs: int, report: Path | None,
+    against: Path | None, save: Path | None, as_list: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Run a scenario: a file, or the name of one that comes along."""
+    reading = _simulations()
+    if as_list:
+        _list(as_json=as_json)
+        return
+    if scenario is None:
+        raise click.UsageError("which scenario? See p2pstream simulate --list.")
+    from simulations import compare, runner  # noqa: PLC0415  # Not on the way of other commands.
+
+    path = reading.find(scenario)
+    wanted = _seeds(seed, seeds)
+    parsed = reading.read(path)
+    old = compare.load(against) if against else None
+    if report is not None:
+        _need_matplotlib()
+    rows = _run(path, wanted, jobs, parsed, as_json=as_json)
+    summary = runner.summary_of(parsed, rows)
+    if as_json:
+        click.echo(json.dumps({"summary": summary}))
+    else:
+        _tell(rows, summary)
+    if save is not None:
+        runner.write_summary(save, summary)
+    changed = compare.changes(old, summary) if old else []
+    if old and not as_json:
+        _tell_changes(changed)
+    if report is not None:
+        from simulations.report import write  # noqa: PLC0415  # matplotlib costs a second.
+
+        write(report, parsed, rows, summary, changed)
+        click.echo(f"report: {report}", err=True)
+    _judge(scenario, summary, [change.name for change in changed if change.verdict == "worse"])
+
+
+@command.command()
+@click.argument("scenario")
+@click.argument("seed", type=int)
+@click.option("--from", "since", type=float, default=0.0, help="Show events from this second on.")
+@click.option("--to", "until", type=float, default=float("inf"), help="Until this second.")
+@click.option("--host", type=int, help="Only those of this host.")
+def replay(scenario: str, seed: int, since: float, until: float, host: int | None) -> None:
+    """Run one seed again and print what happened, event by event."""
+    reading = _simulations()
+    from simulations.fabric.trace import words  # noqa: PLC0415  # As above.
+    from simulations.runner import run_one  # noqa: PLC0415
+
+    outcome = run_one(reading.read(reading.find(scenario)), seed, record=True)
+    for event in outcome.recorded or ():
+        if since <= event[0] <= until and host in {None, event[2], event[3]}:
+            click.echo(words(event))
+    for verdict in outcome.verdicts:
+        if not verdict.passed:
+            click.echo(f"FAILED {verdict.name}: {verdict.detail}")
+    click.echo(f"trace {outcome.trace_hash}")
+
+
+@command.command()
+@click.argument("scenario")
+@click.argument("seed", type=int)
+@click.argument("other_seed", type=int)
+@click.option("--with", "other", metavar="SCENARIO", help="Another scenario for the second run.")
+def diff(scenario: str, seed: int, other_seed: int, other: str | None) -> None:
+    """Show the first event in which two runs differ."""
+    reading = _simulations()
+    from simulations.compare import first_difference  # noqa: PLC0415  # As above.
+    from simulations.runner import run_one  # noqa: PLC0415
+
+    runs = [
+        run_one(reading.read(reading.find(name)), number, record=True).recorded or []
+        for name, number in ((scenario, seed), (other or scenario, other_seed))
+    ]
+    found = first_difference(*runs)
+    if found is None:
+        click.echo(f"the same {len(runs[0])} events")
+        return
+    nth, one, two = found
+    click.echo(f"the first {nth} events are the same, then\n  1: {one}\n  2: {two}")
+
+
+def _simulations() -> Any:
+    """The package beside ours. Raises `MissingHelper`."""
+    try:
+        from simulations import reading  # noqa: PLC0415  # It may not be installed.
+    except ImportError as error:
+        raise MissingHelper(
+            f"the simulations are not installed: {error}",
+            hint="Run this in a checkout, or install p2pstream-mesh[sim].",
+        ) from None
+    return reading
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401, ICN001, PLC0415  # Only to see that it is there.
+    except ImportError:
+        raise MissingHelper(
+            "a report needs matplotlib", hint="pip install 'p2pstream-mesh[sim]'"
+        ) from None
+
+
+def _seeds(seed: int | None, seeds: str | None) -> list[int]:
+    if seed is not None and seeds is not None:
+        raise click.UsageError("either --seed or --seeds")
+    if seeds is None:
+        return [1 if seed is None else seed]
+    from simulations.runner import seeds_of  # noqa: PLC0415  # As above.
+
+    try:
+        return seeds_of(seeds)
+    except ValueError:
+        raise click.BadParameter(f"{seeds!r} is not written like 1-20 or 1,3,5") from None
+
+
+def _run(
+    path: Path, seeds: list[int], jobs: int, scenario: Scenario, *, as_json: bool
+) -> list[Row]:
+    """All rows, with progress on a terminal."""
+    from simulations import runner  # noqa: PLC0415  # As above.
+
+    console = Console(stderr=True, highlight=False)
+    quiet = as_json or not console.is_terminal
+    shares = dict.fromkeys(seeds, 0.0)
+    rows: list[Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+               TextColumn("[dim]{task.fields[told]}"))  # fmt: skip
+    began = monotonic()
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task(scenario.name, total=len(seeds), told="")
+
+        def told(seed: int, at: float, end: float) -> None:
+            shares[seed] = at / end
+            words = f"seed {seed}, {at:.0f} of {end:.0f} s, {monotonic() - began:.0f} s so far"
+            bar.update(task, completed=sum(shares.values()), told=words)
+
+        for row in runner.run_seeds(path, seeds, jobs=jobs, told=told):
+            rows.append(row)
+            if as_json:
+                click.echo(json.dumps(row))
+    return rows
+
+
+def _tell(rows: list[Row], summary: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    count = len(rows)
+    table = Table(title=f"{summary['scenario']}: {count} seed{'s' * (count > 1)}",
+                  show_header=False, title_justify="left", box=None)  # fmt: skip
+    for name, words, unit in SHOWN:
+        figure = summary["figures"][name]
+        table.add_row(words, _value(figure["mean"], unit), _spread(figure["ci95"], unit))
+    console.print(table)
+    for fault in rows[0]["faults"]:
+        console.print(f"[dim]{fault['kind']} at {fault['from_s']:g} s touched "
+                      f"{fault['touched']} {fault['unit']}")  # fmt: skip
+    console.print(f"[dim]trace of seed {rows[0]['seed']}: {rows[0]['trace_hash']}")
+    for failed in summary["failed"]:
+        console.print(f"[red]seed {failed['seed']}: {failed['name']}[/] {failed['detail']}")
+    for verdict in summary["sometimes"]:
+        if not verdict["passed"]:
+            console.print(f"[red]never happened: {verdict['name']}")
+    console.print("[green]passed" if summary["passed"] else "[red]failed")
+
+
+def _tell_changes(changed: list[Any]) -> None:
+    console = Console(highlight=False)
+    for change in changed:
+        if change.verdict in {"better", "worse"}:
+            colour = "green" if change.verdict == "better" else "red"
+            console.print(f"[{colour}]{change.name}: {change.old:g} -> {change.new:g} "
+                          f"({change.verdict}, noise {change.noise:g})")  # fmt: skip
+    if all(change.verdict in {"same", "told"} for change in changed):
+        console.print("[dim]as in the baseline")
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{100 * value:.2f} %" if unit == "%" else f"{value:.2f} {unit}"
+
+
+def _spread(half: float, unit: str) -> str:
+    return f"[dim]± {_value(half, unit)}" if half else ""
+
+
+def _judge(scenario: str, summary: dict[str, Any], worse: list[str]) -> None:
+    """Raises `UserError` with the one command that replays the failure."""
+    if summary["failed"]:
+        first = summary["failed"][0]
+        raise UserError(
+            f"{scenario}, seed {first['seed']}: {first['name']}: {first['detail']}",
+            hint=f"Replay it: p2pstream simulate {scenario} --seed {first['seed']}",
+        )
+    if not summary["passed"]:
+        never = ", ".join(v["name"] for v in summary["sometimes"] if not v["passed"])
+        raise UserError(f"{scenario}: in no seed: {never}", hint="Run more seeds.")
+    if worse:
+        seeds = ",".join(map(str, summary["seeds"]))
+        raise UserError(
+            f"{scenario}: worse than the baseline: {', '.join(worse)}",
+            hint=f"Replay it: p2pstream simulate {scenario} --seeds {seeds}",
+        )
+
+
+def _list(*, as_json: bool) -> None:
+    from simulations import reading  # noqa: PLC0415  # As above.
+
+    found = {name: reading.read(reading.find(name)) for name in reading.names()}
+    if as_json:
+        told = [{"name": n, "purpose": s.purpose, "hosts": sum(g.n for g in s.groups),
+                 "duration_s": s.duration_s} for n, s in found.items()]  # fmt: skip
+        click.echo(json.dumps({"scenarios": told}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("scenario", "hosts", "time", "purpose"):
+        table.add_column(column, justify="right" if column in {"hosts", "time"} else "left")
+    for name, scenario in found.items():
+        hosts = str(sum(group.n for group in scenario.groups))
+        table.add_row(name, hosts, f"{scenario.duration_s:g} s", scenario.purpose)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+__all__ = ["BadConfig", "command"]

@@ -1,0 +1,126 @@
+"""From the groups of a scenario to hosts on the fabric: each with its key, links, NAT and clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+
+from p2pstream.identity import NodeKey, StreamId
+from p2pstream.swarm.messages import Role
+from p2pstream.swarm.protocol import ORIGIN_COPIES, SEED_COPIES, Config, Swarm
+from simulations import laws
+from simulations.behaviours import twist_of
+from simulations.fabric.carrier import Carrier, Network
+from simulations.fabric.clock import Clock
+from simulations.fabric.dice import die, secret, throw
+from simulations.fabric.links import Pipe, Rain, Storm, Weather
+from simulations.fabric.nat import Kind, Nat
+from simulations.fabric.peer import Peer, Watchers
+from simulations.fabric.world import World
+from simulations.scenario import Group, Rate
+
+ROLES = {"origin": Role.ORIGIN, "seed": Role.SEED, "viewer": Role.VIEWER}
+COPIES = {Role.ORIGIN: ORIGIN_COPIES, Role.SEED: SEED_COPIES, Role.VIEWER: Config().copies}
+FIRST_OCTETS = (*range(20, 100), *range(130, 169), *range(193, 198), *range(206, 224))
+"""All of them public: a DHT believes in no others."""
+
+
+@dataclass(slots=True)
+class Population:
+    """Makes hosts, and knows how far they are from each other."""
+
+    world: World
+    network: Network
+    stream: StreamId
+    watchers: Watchers
+    make_swarm: Callable[[Peer], Swarm]
+    groups: dict[str, Group]
+    peers: list[Peer] = field(default_factory=list)
+    _places: dict[int, laws.Place] = field(default_factory=dict)
+    _delays: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def add(self, group: Group, name: str) -> Peer:
+        """A host, not started yet. name: for its dice; the same name, the same host."""
+        seed, number = self.world.seed, len(self.peers)
+        rng = die(seed, name, "host")
+        skew_s = group.clock_skew_s * (2 * throw(seed, name, "skew") - 1)
+        drift = 1e-6 * group.clock_drift_ppm * (2 * throw(seed, name, "drift") - 1)
+        peer = Peer(
+            self.world, number, name, group.name, NodeKey(secret(seed, name, "key")),
+            ROLES[group.role], self.stream, Clock(skew_s, drift),
+            watchers=self.watchers, make_swarm=self.make_swarm,
+        )  # fmt: skip
+        peer.twist = twist_of(group.behaviour, peer)
+        peer.delay_to = lambda there: self._delay_s(peer, there)
+        peer.carrier = self._carrier(peer, group, rng)
+        self._places[number] = laws.place(group.rtt_ms, seed, name)
+        self.network.by_ip[peer.carrier.nat.ip] = peer
+        self.peers.append(peer)
+        return peer
+
+    def move(self, peer: Peer) -> None:
+        """To another network: another address, another way to everybody."""
+        del self.network.by_ip[peer.carrier.nat.ip]
+        peer.name += "'"
+        peer.carrier.nat.moved(self._ip(peer.name))
+        self.network.by_ip[peer.carrier.nat.ip] = peer
+
+    def swarm_config(self, peer: Peer) -> Config:
+        group = self.groups[peer.group]
+        copies = COPIES[peer.role] if group.copies is None else group.copies
+        return Config(copies=0.0 if group.behaviour == "free_rider" else copies)
+
+    def up_kbps(self, peer: Peer) -> float:
+        """What its group's law gives this host to send with."""
+        return self._rate(peer, "up", self.groups[peer.group].up_kbps)
+
+    def _rate(self, peer: Peer, way: str, law: Rate) -> float:
+        return laws.draw(law, throw(self.world.seed, peer.name.rstrip("'"), way))
+
+    def _carrier(self, peer: Peer, group: Group, rng: Random) -> Carrier:
+        queue_bytes = int(group.queue_kb * 1000)
+        up = Pipe(1000 * self._rate(peer, "up", group.up_kbps), queue_bytes)
+        down_kbps = self._rate(peer, "down", group.down_kbps)
+        down = Pipe(1000 * down_kbps if down_kbps < inf else inf, queue_bytes)
+        weather: Weather = Rain(group.loss)
+        if group.loss_burst > 1 and group.loss:
+            weather = Storm(group.loss, group.loss_burst)
+        kind = self._nat_kind(peer, group)
+        nat = Nat(kind, self._ip(peer.name), group.nat_timeout_s)
+        return Carrier(
+            peer, self.network, nat, up, down, weather, group.jitter_ms / 1000,
+            group.duplicates, rng,
+        )  # fmt: skip
+
+    def _nat_kind(self, peer: Peer, group: Group) -> Kind:
+        mix = group.nat if isinstance(group.nat, dict) else {group.nat: 1.0}
+        left = throw(self.world.seed, peer.name, "nat")
+        for kind in sorted(mix):
+            left -= mix[kind]
+            if left < 0:
+                return Kind(kind)
+        return Kind(max(mix))
+
+    def _ip(self, name: str) -> str:
+        """A public address that nobody else has, in a network that few others share."""
+        for nth in range(1000):
+            raw = secret(self.world.seed, name, "ip", nth)
+            ip = f"{FIRST_OCTETS[raw[0] % len(FIRST_OCTETS)]}.{raw[1]}.{raw[2]}.{1 + raw[3] % 254}"
+            if ip not in self.network.by_ip:
+                return ip
+        raise AssertionError("no address is left")
+
+    def _delay_s(self, a: Peer, b: Peer) -> float:
+        """One way, in seconds: half of the mean of what the laws of both say of this pair."""
+        key = (a.name, b.name) if a.name < b.name else (b.name, a.name)
+        delay_s = self._delays.get(key)
+        if delay_s is None:
+            share = throw(self.world.seed, "rtt", *key)
+            here, there = self._places[a.number], self._places[b.number]
+            rtts = [
+                laws.rtt_s(self.groups[peer.group].rtt_ms, share, here, there) for peer in (a, b)
+            ]
+            delay_s = self._delays[key] = sum(rtts) / 4
+        return delay_s

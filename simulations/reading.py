@@ -1,0 +1,206 @@
+"""From a file to a `Scenario`, or to one message that says which key of which file is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from p2pstream.errors import BadConfig
+from simulations.fabric.nat import Kind
+from simulations.scenario import Choice, Group, Scenario, Uniform
+
+FOLDER = Path(__file__).parent / "scenarios"
+FILE_BYTES_MAX = 64 * 1024
+HOSTS_MAX = 20_000  # 82 kB each and more: beyond it this machine has no memory.
+
+
+def names() -> list[str]:
+    """The scenarios that come with p2pstream."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def find(name: str) -> Path:
+    """The file of a scenario, by its path or its name. Raises `BadConfig`."""
+    path = Path(name)
+    if path.suffix == ".toml" or "/" in name:
+        return path
+    ours = FOLDER / f"{name}.toml"
+    if not ours.exists():
+        raise BadConfig(f"there is no scenario {name!r}", hint=nearest(name, names()))
+    return ours
+
+
+def read(path: Path) -> Scenario:
+    """The scenario in `path`, all of it checked. Raises `BadConfig`."""
+    try:
+        data = path.read_bytes()
+        if len(data) > FILE_BYTES_MAX:
+            raise BadConfig(f"{path} is longer than {FILE_BYTES_MAX} bytes")
+        values = tomllib.loads(data.decode())
+    except OSError as error:
+        raise BadConfig(
+            f"cannot read {path}: {error.strerror}", hint="Is the name right?"
+        ) from None
+    except ValueError as error:  # Of TOML and of UTF-8.
+        raise BadConfig(f"{path} is not TOML: {error}", hint="Mend that line.") from None
+    values.setdefault("name", path.stem)
+    return make(values, str(path))
+
+
+def make(values: dict[str, Any], where: str) -> Scenario:
+    """The scenario in `values`. where: what to call it in messages. Raises `BadConfig`."""
+    for key, name, known in _unknown(values, Scenario, ""):
+        raise BadConfig(f"{where}: unknown {key}", hint=nearest(name, known))
+    try:
+        scenario = msgspec.convert(values, Scenario)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"{where}: {_plain(str(error))}", hint="See docs/SIMULATION.md.") from None
+    for key, problem, hint in _problems(scenario):
+        raise BadConfig(f"{where}: {key}: {problem}", hint=hint)
+    return scenario
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(sorted(known))}."
+
+
+def _unknown(values: Any, kind: Any, path: str) -> Iterator[tuple[str, str, list[str]]]:
+    """(where, what is wrong, what there is) of keys and kinds that nothing here has."""
+    if isinstance(values, list):
+        for nth, value in enumerate(values):
+            yield from _unknown(value, kind, f"{path}[{nth}]")
+        return
+    if not isinstance(values, dict):
+        return
+    tables = list(_tables(kind))
+    fitting = [table for table in tables if _tag_fits(table, values)]
+    if not tables:
+        return
+    if not fitting:
+        field = next(t.__struct_config__.tag_field for t in tables if t.__struct_config__.tag)
+        if field not in values:
+            return  # msgspec says what is lacking.
+        tags = [str(t.__struct_config__.tag) for t in tables]
+        yield f"{field} {values[field]!r} at {path}", str(values[field]), tags
+        return
+    fields = {f.encode_name: f.type for f in msgspec.structs.fields(fitting[0])}
+    known = [*fields, *([fitting[0].__struct_config__.tag_field or ""] if
+                        fitting[0].__struct_config__.tag else [])]  # fmt: skip
+    for key, value in values.items():
+        here = f"{path}.{key}" if path else key
+        if key not in known:
+            yield f"key {here}", key, known
+        elif key in fields:
+            yield from _unknown(value, fields[key], here)
+
+
+def _tables(kind: Any) -> Iterator[Any]:
+    """The tables that may stand where `kind` is said."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+        return
+    origin = typing.get_origin(kind)
+    if origin in {list, typing.Annotated, typing.Union, types.UnionType}:
+        arguments = typing.get_args(kind)
+        for one in arguments[:1] if origin is typing.Annotated else arguments:
+            yield from _tables(one)
+
+
+def _tag_fits(table: Any, values: dict[str, Any]) -> bool:
+    config = table.__struct_config__
+    return config.tag is None or values.get(config.tag_field) == config.tag
+
+
+def _plain(error: str) -> str:
+    """msgspec's message with the key first: `groups[0].up_kbps: expected ...`."""
+    found = re.fullmatch(r"(.*?) - at `\$\.?(.*?)`", error)
+    return f"{found[2]}: {found[1]}" if found and found[2] else error
+
+
+def _problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, what to do) of what types cannot say."""
+    yield from _group_problems(scenario)
+    groups = [group.name for group in scenario.groups]
+    chaos_s = scenario.phases.chaos_s
+    for nth, fault in enumerate(scenario.faults):
+        key = f"faults[{nth}]"
+        group = getattr(fault, "group", None)
+        if group is not None and group not in groups:
+            yield f"{key}.group", f"there is no group {group!r}", nearest(group, groups)
+        if fault.at_s > chaos_s:
+            yield f"{key}.at_s", f"after the chaos phase ({chaos_s:g} s)", "Raise phases.chaos_s."
+    for name, bound in scenario.expect.items():
+        if bound.min is None and bound.max is None:
+            yield f"expect.{name}", "neither min nor max", "Say what it must keep to."
+        if not _is_metric(name, groups):
+            yield f"expect.{name}", "no such figure", nearest(name, _metrics())
+    for one in scenario.sometimes:
+        if one not in _coverage():
+            yield f"sometimes {one!r}", "no such event", nearest(one, _coverage())
+
+
+def _group_problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+    seen: set[str] = set()
+    for nth, group in enumerate(scenario.groups):
+        key = f"groups[{nth}]"
+        if group.name in seen:
+            yield f"{key}.name", f"a second group {group.name!r}", "Give it another name."
+        seen.add(group.name)
+        yield from _law_problems(key, group)
+    origins = sum(group.n for group in scenario.groups if group.role == "origin")
+    if origins != 1:
+        yield "groups", f"{origins} hosts have the role origin", "Exactly one must."
+    if sum(group.n for group in scenario.groups) > HOSTS_MAX:
+        yield "groups", f"more than {HOSTS_MAX} hosts", "Use fewer, or the model tier."
+    if not any(group.role == "viewer" for group in scenario.groups):
+        yield "groups", "no viewers", 'Add a group with role = "viewer".'
+
+
+def _law_problems(key: str, group: Group) -> Iterator[tuple[str, str, str]]:
+    kinds = [kind.value for kind in Kind]
+    mix = group.nat if isinstance(group.nat, dict) else {group.nat: 1.0}
+    for kind in mix:
+        if kind not in kinds:
+            yield f"{key}.nat", f"no NAT is {kind!r}", nearest(kind, kinds)
+    if abs(sum(mix.values()) - 1) > 1e-6:
+        yield f"{key}.nat", f"the shares add up to {sum(mix.values()):g}", "Make that 1."
+    if group.role != "viewer" and set(mix) != {"none"}:
+        yield f"{key}.nat", "only viewers may be behind a NAT", "Others must be reachable."
+    for name in msgspec.structs.fields(Group):
+        law = getattr(group, name.name)
+        if isinstance(law, Uniform) and law.low >= law.high:
+            yield f"{key}.{name.name}", "low is not below high", "Swap them."
+        if isinstance(law, Choice) and law.weights and len(law.weights) != len(law.values):
+            yield f"{key}.{name.name}.weights", "not one for each value", "Add or drop some."
+
+
+def _metrics() -> list[str]:
+    from simulations.metrics import NAMES  # noqa: PLC0415  # It imports the whole simulation.
+
+    return list(NAMES)
+
+
+def _coverage() -> list[str]:
+    from simulations.metrics import COVERAGE  # noqa: PLC0415  # As above.
+
+    return list(COVERAGE)
+
+
+def _is_metric(name: str, groups: list[str]) -> bool:
+    first, _, rest = name.partition(".")
+    if first != "by_class":
+        return name in _metrics()
+    from simulations.metrics import CLASS_NAMES  # noqa: PLC0415  # As above.
+
+    group, _, figure = rest.partition(".")
+    return group in groups and figure in CLASS_NAMES

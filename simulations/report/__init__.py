@@ -1,0 +1,5 @@
+"""One self-contained page that shows what a simulation was and what came of it."""
+
+from simulations.report.page import write
+
+__all__ = ["write"]

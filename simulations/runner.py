@@ -1,0 +1,159 @@
+"""Several seeds of a scenario, here or spread over processes; their means and intervals.
+
+The result does not depend on how the seeds are spread: each is a simulation of its own, and rows
+are put into the order of the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from simulations.checkers import Sometimes, Verdict
+from simulations.reading import read
+from simulations.scenario import Scenario
+from simulations.simulation import Outcome, Progress, Simulation
+
+TIER = "core"
+MEASURED_HERE = {"peer_s_per_cpu_s", "cpu_s_per_viewer_s"}  # Of this machine, not of the mesh.
+# Student's t for a two-sided 95 % interval, by degrees of freedom; 1.96 beyond the table.
+T_95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+    2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+Row = dict[str, Any]
+Told = Callable[[int, float, float], None]  # Seed, virtual seconds done, of how many.
+
+
+def run_one(
+    scenario: Scenario, seed: int, *, progress: Progress | None = None, record: bool = False
+) -> Outcome:
+    """One seed. record: keep every event, for `diff`."""
+    simulation = Simulation(scenario, seed)
+    if record:
+        simulation.world.trace.recorded = []
+    return simulation.run(progress)
+
+
+def row_of(outcome: Outcome) -> Row:
+    """An outcome as JSON has it: the figures flat, as `demo --json` prints them."""
+    return {
+        "scenario": outcome.scenario,
+        "seed": outcome.seed,
+        "tier": TIER,
+        "passed": outcome.passed,
+        **outcome.figures,
+        "trace_hash": outcome.trace_hash,
+        "by_class": outcome.by_class,
+        "coverage": outcome.coverage,
+        "faults": [asdict(fault) for fault in outcome.faults],
+        "verdicts": [asdict(verdict) for verdict in outcome.verdicts],
+        "series": outcome.series,
+        "lags_s": outcome.lags_s,
+        "overlay": outcome.overlay,
+    }
+
+
+def run_seeds(path: Path, seeds: Iterable[int], *, jobs: int = 1, told: Told) -> Iterator[Row]:
+    """Rows in the order of `seeds`; with more than one job as many processes."""
+    wanted = list(seeds)
+    if jobs == 1 or len(wanted) == 1:
+        scenario = read(path)
+        for seed in wanted:
+            yield row_of(run_one(scenario, seed, progress=_telling(told, seed)))
+        return
+    # Spawned, not forked: each process starts alike, whatever this one has done before.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(wanted)), mp_context=context) as pool:
+        asked = {pool.submit(_work, str(path), seed): seed for seed in wanted}
+        done: dict[int, Row] = {}
+        for future in as_completed(asked):
+            row = done[asked[future]] = future.result()
+            told(row["seed"], 1.0, 1.0)
+    yield from (done[seed] for seed in wanted)
+
+
+def _telling(told: Told, seed: int) -> Progress:
+    return lambda at, end: told(seed, at, end)
+
+
+def _work(path: str, seed: int) -> Row:
+    return row_of(run_one(read(Path(path)), seed))
+
+
+def summary_of(scenario: Scenario, rows: list[Row]) -> dict[str, Any]:
+    """All seeds together: of each figure the mean and the half width of its 95 % interval."""
+    figures = {name: interval([row[name] for row in rows]) for name in figure_names(rows[0])}
+    sometimes = Sometimes(scenario.sometimes)
+    for row in rows:
+        sometimes.add(row["coverage"])
+    verdicts = sometimes.verdicts()
+    return {
+        "scenario": scenario.name,
+        "tier": TIER,
+        "seeds": [row["seed"] for row in rows],
+        "passed": all(row["passed"] for row in rows) and all(v.passed for v in verdicts),
+        "figures": figures,
+        "by_class": _classes(rows),
+        "sometimes": [asdict(verdict) for verdict in verdicts],
+        "failed": [
+            {"seed": row["seed"], **verdict}
+            for row in rows
+            for verdict in row["verdicts"]
+            if not verdict["passed"]
+        ],
+    }
+
+
+def figure_names(row: Row) -> list[str]:
+    """Those keys of a row that are numbers of the mesh."""
+    beside = {"seed", "passed"}
+    return [k for k, v in row.items() if isinstance(v, (int, float)) and k not in beside]
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """The mean, and what to add and take away for 95 % confidence (0 of one value)."""
+    mean = fmean(values)
+    free = len(values) - 1
+    half = 0.0
+    if free:
+        t = T_95[free - 1] if free <= len(T_95) else 1.96
+        half = t * stdev(values) / sqrt(len(values))
+    return {"mean": round(mean, 5), "ci95": round(half, 5)}
+
+
+def _classes(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        group: {name: interval([row["by_class"][group][name] for row in rows]) for name in figures}
+        for group, figures in rows[0]["by_class"].items()
+    }
+
+
+def verdicts_of(row: Row) -> list[Verdict]:
+    return [Verdict(**verdict) for verdict in row["verdicts"]]
+
+
+def seeds_of(text: str) -> list[int]:
+    """`7`, `1-20` or `1,3,5`. Raises `ValueError`."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+    if not seeds or len(seeds) > 10_000:
+        raise ValueError("no seed, or too many")
+    return seeds
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """For `--against`, and for the baselines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")

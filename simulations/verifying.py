@@ -1,0 +1,50 @@
+"""Signatures are checked by every node, but the same triple only once in a process.
+
+A thousand nodes in one process check the same head a thousand times. Whether (key, signature,
+message) is true does not depend on who asks, so the first answer serves all: only true ones are
+kept, and a node that asks is counted whether the answer was known or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from p2pstream.identity import PublicKey
+
+REMEMBERED = 20_000
+
+
+@dataclass(slots=True)
+class Verified:
+    """asked: how often a node checked something. made: how often that took a computation."""
+
+    asked: int = 0
+    made: int = 0
+    true: dict[tuple[bytes, bytes, bytes], None] = field(default_factory=dict)
+
+
+@contextmanager
+def shared_verification() -> Iterator[Verified]:
+    """Within it `PublicKey.verify` remembers."""
+    verify, known = PublicKey.verify, Verified()
+
+    def remembering(self: PublicKey, signature: bytes, message: bytes) -> bool:
+        known.asked += 1
+        triple = self, signature, message
+        if triple in known.true:
+            return True
+        known.made += 1
+        true = verify(self, signature, message)
+        if true:
+            known.true[triple] = None
+            if len(known.true) > REMEMBERED:
+                del known.true[next(iter(known.true))]
+        return true
+
+    PublicKey.verify = remembering  # type: ignore[method-assign]
+    try:
+        yield known
+    finally:
+        PublicKey.verify = verify  # type: ignore[method-assign]
