@@ -76,6 +76,7 @@ class Playout:
         self._started_at = -inf
         self._moved_to = -1  # The first seq of the present time line.
         self._waiting = False  # The next chunk is due and not here.
+        self._free_at = -inf  # When the last stall ended: no moment is counted twice.
         self._stalled_at: float | None = None  # When the chunk we wait for was due.
         self._margin_s = inf  # The smallest margin since `_margin_at`.
         self._margin_at = -inf
@@ -199,7 +200,7 @@ class Playout:
 
     def _stall(self) -> None:
         assert self.next_seq is not None
-        due = self.due(self.next_seq)
+        due = max(self.due(self.next_seq), self._free_at)
         if self._stalled_at is None and due > self._started_at:
             self._stalled_at = due
             self.counters.stalls += 1
@@ -213,7 +214,7 @@ class Playout:
         # A chunk that was very late is no jitter: the source was away, and delay would not help.
         grow_s = max(GROW_S, 1.2 * late_s) if late_s < PATIENCE_S else GROW_S
         self.target_s = min(self.config.target_s_max, self.target_s + grow_s)
-        self._stalled_at = None
+        self._stalled_at, self._free_at = None, now
         self._margin_s, self._margin_at = inf, now
 
     def _jump(self, now: float) -> bool:
@@ -225,6 +226,7 @@ class Playout:
         self.counters.skipped += key - self.next_seq
         if self._stalled_at is not None:
             self.counters.stall_s += now - self._stalled_at
+            self._free_at = now
         self._stalled_at = None
         self.next_seq = key
         return True

@@ -94,8 +94,12 @@ class Head:
         """The broadcaster ended the stream: nothing follows."""
         return bool(self.flags & END)
 
+    @cached_property
+    def _by_id(self) -> dict[int, Part]:
+        return {part.rendition: part for part in self.parts}
+
     def part(self, rendition: int) -> Part | None:
-        return next((part for part in self.parts if part.rendition == rendition), None)
+        return self._by_id.get(rendition)
 
     def verify(self, epoch: Epoch, *, wall_ms: int) -> None:
         """Raises unless the epoch's signer made this head for this stream, lately.

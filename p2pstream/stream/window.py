@@ -119,8 +119,11 @@ class Window:
 
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask."""
-        part = self._part(seq, rendition)
-        return ((1 << part.pieces) - 1) & ~self.have(seq, rendition) if part else 0
+        slot = self._slots.get(seq)
+        part = slot.head.part(rendition) if slot else None
+        if slot is None or part is None:
+            return 0
+        return ((1 << part.pieces) - 1) & ~slot.have.get(rendition, 0)
 
     def complete(self, seq: int, rendition: int) -> bool:
         return self._part(seq, rendition) is not None and not self.missing(seq, rendition)

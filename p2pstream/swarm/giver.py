@@ -65,8 +65,8 @@ class Giver:
                 if partner.cares_for(rendition):
                     self._send_have(partner, rendition, masks)
 
-    def send_maps(self, peer: NodeId) -> None:
-        """Tell a partner all we hold, and our place in the mesh."""
+    def send_maps(self, *peers: NodeId) -> None:
+        """Tell partners all we hold, and our place in the mesh."""
         mesh = self.mesh
         newest, base = mesh.window.newest, max(0, mesh.window.oldest_allowed)
         for rendition in mesh.renditions():
@@ -82,7 +82,8 @@ class Giver:
                 parents=tuple(bytes(p.peer[: m.SHORT_ID_BYTES]) if p else b"" for p in parents),
                 slots=mesh.children.free,
             )
-            mesh.send(peer, message)
+            for peer in peers:
+                mesh.send(peer, message)
 
     def send_peers(self, peer: NodeId) -> None:
         """Tell a peer of others that it could trade with."""
@@ -168,6 +169,8 @@ class Giver:
     def _may_answer(self, peer: NodeId, now: float) -> bool:
         """Whether the upload budget has room for a pull."""
         mesh = self.mesh
+        if not mesh.config.copies:
+            return False
         rate = max(mesh.config.copies, 1.0 + PULL_COPIES) * max(mesh.rate, RATE_MIN)
         self._budget = min(BUDGET_S * rate, self._budget + rate * (now - self._budget_at))
         self._budget_at = now

@@ -57,6 +57,7 @@ SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have 
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
+SETTLED_S = 5.0  # A partner this new may still become a parent or a child. Wild guess.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
 ORIGIN_COPIES = 3.0  # The issue's default: what a broadcaster pays for, whatever the audience.
@@ -286,7 +287,7 @@ class Swarm:
             self._accept_head(self.partners[peer], join.head, now)
 
     def _admit(self, peer: NodeId, join: m.Join, now: float) -> bool:
-        if len(self.partners) >= self.mesh.config.partners_max:
+        if len(self.partners) >= self.mesh.config.partners_max and not self._make_room(now):
             return False
         if self.mesh.met_at is None:
             self.mesh.met_at = now
@@ -296,6 +297,23 @@ class Swarm:
         if address[0]:
             self.candidates.learn(peer, [address])
         self.candidates.worked(peer)
+        return True
+
+    def _make_room(self, now: float) -> bool:
+        """Let a partner go that neither feeds us nor is fed, so that newcomers find room.
+
+        Without it the first 17 nodes, who are all partners of each other, refuse everybody else.
+        """
+        idle = [
+            p.node for p in self.partners.values()
+            if p.role is Role.VIEWER and now - p.joined_at > SETTLED_S
+            and not self.parents.fed_by(p.node) and not self.children.feeds_of(p.node)
+        ]  # fmt: skip
+        if not idle:
+            return False
+        gone = self.mesh.rng.choice(idle)
+        self.mesh.send(gone, m.Leave(self.stream, "full"))
+        self._forget(gone, now)
         return True
 
     def _from_partner(self, peer: NodeId, message: Happening, now: float) -> None:
@@ -523,8 +541,7 @@ class Swarm:
         for peer in self.mesh.quiet(now=now):
             self.children.forget(peer)  # If it is there after all, it asks for another parent.
         self._parenting.upkeep(now=now)
-        for peer in self.partners:
-            self._giver.send_maps(peer)
+        self._giver.send_maps(*self.partners)
         self._gossip(now)
         self._choose_rendition(now)
         self._taker.prune()

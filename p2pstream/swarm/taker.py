@@ -15,6 +15,7 @@ from p2pstream.swarm.messages import bits, pack_mask, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import Partner
 
+COALESCE_S = 0.02  # After news: maps of several partners come together. Half of their own pause.
 TICK_S = 0.05  # While pieces are missing: a quarter of the time that is left when it is urgent.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
 ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
@@ -38,10 +39,13 @@ class Taker:
     def note_known(self, seqs: Iterable[int], rendition: int, *, now: float) -> None:
         """Note when we first heard of chunks that a partner holds."""
         oldest = self.mesh.window.oldest_allowed
+        horizon, known, news = self.mesh.horizon, self._known_at, False
         for seq in seqs:
-            if oldest <= seq <= self.mesh.horizon:
-                self._known_at.setdefault((seq, rendition), now)
-        self.soon(now=now)
+            if oldest <= seq <= horizon and (seq, rendition) not in known:
+                known[seq, rendition] = now
+                news = True
+        if news or self.mesh.window.newest < 0:
+            self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
