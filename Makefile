@@ -35,9 +35,9 @@ lint: $(VENV)/.ready-test
 unit: $(VENV)/.ready-test
 	$(PYTEST) -n 2 -m "not e2e"
 
-# A file of them at a time for each worker: each starts several processes of its own.
+# A file at a time for each worker: they share what they started, and mostly wait.
 e2e: $(VENV)/.ready-test
-	$(PYTEST) -n 2 --dist loadfile -m e2e
+	$(PYTEST) -n 3 --dist loadfile -m e2e
 
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready

@@ -22,7 +22,7 @@ SIEGE_S = seconds("SIEGE", 8)
 FATES = {
     "flips": {"peer_banned"},
     "forges": {"peer_banned"},
-    "replays": {"peer_bye"},
+    "replays": {"peer_bye", "peer_banned"},
     "floods": {"peer_flood", "peer_banned"},  # The second for the garbage in its flood.
 }
 LAG_S_MAX = 3.0  # Measured without liars: 0.8 s.
