@@ -37,7 +37,7 @@ unit: $(VENV)/.ready-test
 
 # A file at a time for each worker: they share what they started, and mostly wait.
 e2e: $(VENV)/.ready-test
-	$(PYTEST) -n 3 --dist loadfile -m e2e
+	$(PYTEST) -n 2 --dist loadfile -m e2e
 
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready

@@ -88,10 +88,11 @@ class Playout:
         self._started_at = now
         self._stalled_at = None
 
-    def pause(self) -> None:
-        """Forget where live is: the next `start` decides where to go on."""
+    def pause(self, *, after: int = -1) -> None:
+        """Forget where live is: the next `start`, beyond `after`, decides where to go on."""
         if self.next_seq is not None:
             self.last_seq = self.next_seq - 1
+        self.last_seq = max(self.last_seq, after)
         self.next_seq = None
         self._edges.clear()
 

@@ -259,7 +259,7 @@ class Swarm:
         """Our machine was stopped: what the partners think of us is over. Start afresh, at live."""
         self.mesh.out.append(Note(SLEPT, {}))
         if self.watch:
-            self.watch.playout.pause()
+            self.watch.playout.pause(after=self.window.newest)
         for peer in list(self.partners):
             self._forget(peer, now)
             self.mesh.out.append(Hangup(peer, SLEPT))
