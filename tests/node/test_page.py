@@ -32,7 +32,7 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 HLSJS = os.environ.get("P2PSTREAM_HLSJS", "")
-LAG_S_MAX = 3.0  # Measured: 0.5 to 0.6 s on an idle machine; CI machines are shared.
+LAG_S_MAX = 6.0  # Measured: 0.5 to 0.6 s on an idle machine. Shared ones took up to 4.6 s.
 PATIENCE_S = 30.0
 
 
