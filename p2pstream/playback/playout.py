@@ -19,6 +19,8 @@ EDGE_MEMORY_S = 10.0  # How long the earliest head counts: long against jitter, 
 EDGE_SAMPLES_MAX = 128  # Of them; more than 10 s of chunks of 200 ms.
 TIMELINE_MAX = 256  # Seqs whose times we remember: four windows of heads.
 PATIENCE_S = 1.0  # Wild guess: a stall that long is worth a visible jump.
+BEGIN_MARGIN = 0.5  # Of the target: what is due so soon must be here before the first chunk leaves.
+BEGIN_S = 1.0  # Waiting longer than this for that is worse than a stall. Wild guess.
 GROW_S = 0.1  # At least, after a stall: half a chunk, or many small stalls follow each other.
 SHRINK_PER_S = 0.04  # Playback may run 4 % fast unnoticed (measured for music: facts/media.md 4).
 
@@ -73,7 +75,9 @@ class Playout:
         self._when: dict[int, _When] = {}
         self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
         self._live_s = 0.0  # The smallest offset of them: what the clock says minus the stream's.
-        self._started_at = -inf
+        self._started_at = -inf  # When the first chunk left, after `start`.
+        self._begin_at: float | None = None  # When `start` was called, until that chunk has left.
+        self._look_at = inf  # Until then: when to see again whether it may leave.
         self._moved_to = -1  # The first seq of the present time line.
         self._waiting = False  # The next chunk is due and not here.
         self._free_at = -inf  # When the last stall ended: no moment is counted twice.
@@ -82,10 +86,10 @@ class Playout:
         self._margin_at = -inf
 
     def start(self, seq: int, *, now: float) -> None:
-        """Begin with `seq`. What lies behind live is handed over at once."""
+        """Begin with `seq`, as soon as enough is here that no stall follows at once."""
         assert seq > self.last_seq, "playout never goes back"
         self.next_seq = seq
-        self._started_at = now
+        self._begin_at, self._look_at = now, self.due(seq)
         self._stalled_at = None
 
     def pause(self, *, after: int = -1) -> None:
@@ -93,7 +97,7 @@ class Playout:
         if self.next_seq is not None:
             self.last_seq = self.next_seq - 1
         self.last_seq = max(self.last_seq, after)
-        self.next_seq = None
+        self.next_seq = self._begin_at = None
         self._edges.clear()
 
     def saw_head(
@@ -132,12 +136,16 @@ class Playout:
             return inf
         if self._waiting or self.next_seq == self.end_seq:
             return inf  # Only an arrival, or the swarm's own tick, can change that.
+        if self._begin_at is not None:
+            return self._look_at
         return self.due(self.next_seq)
 
     def take(self, *, now: float) -> list[int]:
         """The seqs to hand over now, oldest first."""
         self._adapt(now)
         self._waiting = False
+        if self._begin_at is not None and not self._may_begin(self._begin_at, now):
+            return []
         taken = self._take_before_move()
         while (
             self.next_seq is not None
@@ -158,6 +166,32 @@ class Playout:
             taken.append(self.next_seq)
             self.next_seq += 1
         return taken
+
+    def _may_begin(self, since: float, now: float) -> bool:
+        """Whether the first chunk may leave: nothing before it is a stall, so be sure of the next.
+
+        Where the first is not to be had, a later key frame is.
+        """
+        assert self.next_seq is not None
+        patient = now < since + BEGIN_S
+        if not patient and not self._shelf.ready(self.next_seq):
+            self.next_seq = self._shelf.next_key(self.next_seq) or self.next_seq
+        due = self.due(self.next_seq)
+        if now >= due and self._shelf.ready(self.next_seq):
+            lacking_s = now + BEGIN_MARGIN * self.target_s - self._missing_at()
+            if lacking_s <= 0 or not patient:
+                self._begin_at, self._started_at = None, now
+                self.target_s = min(self.config.target_s_max, self.target_s + max(0.0, lacking_s))
+                return True
+        self._look_at = due if due > now else since + BEGIN_S if patient else inf
+        return False
+
+    def _missing_at(self) -> float:
+        """When the first chunk is due that is not here; `inf` when that is the end."""
+        seq = self.next_seq
+        while seq is not None and seq != self.end_seq and self._shelf.ready(seq):
+            seq += 1
+        return inf if seq is None or seq == self.end_seq else self.due(seq)
 
     def _take_before_move(self) -> list[int]:
         """What is left of the time line before it moved has no due times: play it, then jump."""
@@ -201,9 +235,8 @@ class Playout:
 
     def _stall(self) -> None:
         assert self.next_seq is not None
-        due = max(self.due(self.next_seq), self._free_at)
-        if self._stalled_at is None and due > self._started_at:
-            self._stalled_at = due
+        if self._stalled_at is None:
+            self._stalled_at = max(self.due(self.next_seq), self._free_at, self._started_at)
             self.counters.stalls += 1
 
     def _resume(self, now: float) -> None:

@@ -35,10 +35,15 @@ class Counters:
 
 @dataclass(slots=True)
 class Account:
-    """With one partner: bytes of pieces since the link came up, and how often it let us down."""
+    """With one partner: bytes of pieces since the link came up, and how often it let us down.
+
+    unanswered: requests that somebody else had to answer, or nobody did, fading. barren: times in
+    a row that it was our parent and brought nothing. pulled: bytes it lately asked of us.
+    """
 
     taken: int = 0
     given: int = 0
     duplicates: int = 0
-    unanswered: int = 0
-    lacks: int = 0
+    unanswered: float = 0.0
+    barren: int = 0
+    pulled: float = 0.0

@@ -14,6 +14,7 @@ from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import Feed, Offer, Parent
 
 COOL_S = 5.0  # A parent that failed is not chosen for that feed again so soon (20 s in the paper).
+BARREN_MAX = 6  # A parent that never brings anything is shunned twice as long each time: 160 s.
 MISSED_MAX = 2  # Late pieces, each mended by pull, before a parent is replaced.
 STARVED_CHUNKS = 2 * SUBSTREAMS  # A parent that brought nothing while the edge moved this far.
 YOUNG_S = 1.0  # A parent this new has had no time to bring anything.
@@ -57,7 +58,7 @@ class Parenting:
             return
         parent.missed += 1
         if parent.missed >= MISSED_MAX:
-            self._drop(feed, now, cool_s=COOL_S)
+            self._fail(feed, now)
             self.seek(now=now)
 
     def on_refuse(self, partner: Partner, message: m.Refuse, *, now: float) -> None:
@@ -85,7 +86,7 @@ class Parenting:
             heard = partner.heard.get(rendition)
             if heard is None or partner.slots <= 0 or partner.cool.get(feed, -inf) > now:
                 continue
-            if partner.node in quiet:
+            if partner.node in quiet or partner.shunned_until > now:
                 continue
             if heard.parents[substream] == mesh.me[: m.SHORT_ID_BYTES]:
                 continue  # It is our child there.
@@ -114,6 +115,18 @@ class Parenting:
         mask = self.mesh.parents.mask(peer, rendition)
         self.mesh.send(peer, m.Subscribe(self.mesh.stream, rendition, mask, since))
 
+    def _fail(self, feed: Feed, now: float) -> None:
+        """A parent let us down. Those of last resort are welcome again; who only promises is not."""
+        parent = self.mesh.parents.by_feed[feed]
+        partner = self.mesh.partners[parent.peer]
+        self._drop(feed, now, cool_s=COOL_S)
+        for other in self.mesh.partners.values():
+            if other.role is not Role.VIEWER and other is not partner:
+                other.cool.pop(feed, None)
+        if not parent.pieces and partner.shunned_until <= now:
+            partner.account.barren = min(BARREN_MAX, partner.account.barren + 1)
+            partner.shunned_until = now + COOL_S * 2 ** (partner.account.barren - 1)
+
     def _drop(self, feed: Feed, now: float, *, cool_s: float, tell: bool = True) -> None:
         parent = self.mesh.parents.by_feed.pop(feed)
         self.mesh.partners[parent.peer].cool[feed] = now + cool_s
@@ -132,7 +145,7 @@ class Parenting:
         for feed, parent in list(self.mesh.parents.by_feed.items()):
             behind = self.mesh.edge(feed[0]) - parent.seq
             if behind > STARVED_CHUNKS and now - parent.since > YOUNG_S:
-                self._drop(feed, now, cool_s=COOL_S)
+                self._fail(feed, now)
 
     def _improve(self, now: float) -> None:
         """Take one feed from the origin or a seed to a peer: they are parents of last resort."""

@@ -34,6 +34,8 @@ SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
 RETRY_S_MAX = 60.0
 
+PieceKey = tuple[int, int, int]  # (seq, rendition, index)
+
 
 @dataclass(slots=True)
 class Heard:
@@ -59,8 +61,8 @@ class Heard:
 class Partner:
     """One peer that trades with us in this stream.
 
-    asked: pieces we requested and do not have yet, (seq, rendition, index) -> when.
-    knows: seqs whose heads it certainly has. cool: feeds it may not be chosen for, until when.
+    asked: pieces we requested and do not have yet, and when. knows: seqs whose heads it certainly
+    has. cool: feeds it may not be chosen for, until when; shunned_until: for none at all.
     """
 
     node: NodeId
@@ -73,8 +75,9 @@ class Partner:
     key: int = 0
     slots: int = 0
     knows: set[int] = field(default_factory=set)
-    asked: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    asked: dict[PieceKey, float] = field(default_factory=dict)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
+    shunned_until: float = -inf
     account: Account = field(default_factory=Account)
 
     @property

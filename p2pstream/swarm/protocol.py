@@ -466,8 +466,7 @@ class Swarm:
         except Misbehaviour:
             self.counters.pieces_refused += 1
             raise
-        for other in self.partners.values():
-            other.asked.pop((seq, rendition, index), None)
+        self._taker.settle((seq, rendition, index), partner.node, now=now)
         self._count_piece(partner, header, len(body), new=new)
         if not new:
             return
@@ -487,6 +486,7 @@ class Swarm:
             return
         if parent is not None and parent.peer == partner.node:
             parent.brought(header.seq)
+            partner.account.barren = 0
         self.counters.pieces_verified += 1
         self.counters.taken[partner.role] += size
         self.counters.hops_max = max(self.counters.hops_max, hops)

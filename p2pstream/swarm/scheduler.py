@@ -25,6 +25,7 @@ ASKED_MAX = 64  # Requests in flight with one partner: security/architecture.md 
 ORIGIN_PENALTY_S = 1.0  # As if the origin were a second away: everybody else first.
 SEED_PENALTY_S = 0.05
 QUEUE_COST_S = 0.02  # For each piece already asked of a partner.
+UNANSWERED_COST_S = 0.3  # For each request it left unanswered: three, and the origin is asked first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,16 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A partner that says it holds the piece. queue: pieces we already asked of it."""
+    """A partner that says it holds the piece.
+
+    queue: pieces we already asked of it. unanswered: as in `Account`.
+    """
 
     peer: NodeId
     role: Role
     rtt_s: float
     queue: int
+    unanswered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +97,5 @@ def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int]
 
 def _cost(holder: Holder) -> float:
     penalty = {Role.ORIGIN: ORIGIN_PENALTY_S, Role.SEED: SEED_PENALTY_S, Role.VIEWER: 0.0}
-    return holder.rtt_s + QUEUE_COST_S * holder.queue + penalty[holder.role]
+    trust_s = UNANSWERED_COST_S * holder.unanswered
+    return holder.rtt_s + QUEUE_COST_S * holder.queue + trust_s + penalty[holder.role]

@@ -13,12 +13,14 @@ from p2pstream.swarm import scheduler
 from p2pstream.swarm.mesh import Mesh
 from p2pstream.swarm.messages import bits, pack_mask, substream_of
 from p2pstream.swarm.parenting import Parenting
-from p2pstream.swarm.partners import Partner
+from p2pstream.swarm.partners import Partner, PieceKey
 
 COALESCE_S = 0.02  # After news: maps of several partners come together. Half of their own pause.
 TICK_S = 0.05  # While pieces are missing: a quarter of the time that is left when it is urgent.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
 ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
+LOST_S = 1.0  # A request without an answer for so long is forgotten, and may be made again.
+FORGIVEN_EACH_S = 0.8  # What is left of unanswered requests a second later. Wild guess.
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class Taker:
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
         self.plan_at = inf
+        self._give_up(now)
         self._ask_for_a_head(now)
         self._begin(now)
         wanted: list[tuple[NodeId, scheduler.Missing]] = []
@@ -72,7 +75,6 @@ class Taker:
 
     def on_lack(self, partner: Partner, lack: m.Lack, *, now: float) -> None:
         """Ask somebody else. Raises `BadMessage`."""
-        partner.account.lacks += 1
         heard = partner.heard.get(lack.rendition)
         for seq, data in lack.items:
             mask = m.unpack_mask(data)
@@ -82,12 +84,32 @@ class Taker:
                 heard.masks[seq] &= ~mask  # Until it says again that it has them.
         self.soon(now=now)
 
+    def settle(self, key: PieceKey, by: NodeId, *, now: float) -> None:
+        """A piece came from `by`: the others need not send it, and who was slow is noted."""
+        for partner in self.mesh.partners.values():
+            asked_at = partner.asked.pop(key, None)
+            if asked_at is None:
+                continue
+            if partner.node == by:
+                partner.account.unanswered = 0.0
+            elif now - asked_at > scheduler.ANSWER_S + 2 * self.mesh.roads.rtt_s(partner.node):
+                partner.account.unanswered += 1
+
     def prune(self) -> None:
-        """Forget what has left the window."""
+        """Once a second: forget what has left the window, and a part of what was not answered."""
         oldest = self.mesh.window.oldest_allowed
         self._known_at = {key: at for key, at in self._known_at.items() if key[0] >= oldest}
         for partner in self.mesh.partners.values():
             partner.forget_before(oldest)
+            partner.account.unanswered *= FORGIVEN_EACH_S
+
+    def _give_up(self, now: float) -> None:
+        """Forget requests that nobody answered: the piece may be asked for again."""
+        for partner in self.mesh.partners.values():
+            lost = [key for key, at in partner.asked.items() if now - at > LOST_S]
+            for key in lost:
+                del partner.asked[key]
+            partner.account.unanswered += len(lost)
 
     def _begin(self, now: float) -> None:
         """Join near the live edge: at the newest key frame that a partner knows of."""
@@ -176,7 +198,9 @@ class Taker:
 
     def _holders(self, seq: int, rendition: int, index: int) -> list[scheduler.Holder]:
         return [
-            scheduler.Holder(p.node, p.role, self.mesh.roads.rtt_s(p.node), len(p.asked))
+            scheduler.Holder(
+                p.node, p.role, self.mesh.roads.rtt_s(p.node), len(p.asked), p.account.unanswered
+            )
             for p in self.mesh.partners.values()
             if p.holds(rendition, seq) >> index & 1
         ]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pstream.playback.playout import (
+    BEGIN_S,
     EDGE_SAMPLES_MAX,
     PATIENCE_S,
     TIMELINE_MAX,
@@ -123,10 +124,10 @@ def test_the_same_lateness_does_not_stall_twice() -> None:
     stage = Stage()
     stage.come(0)
     stage.playout.start(0, now=stage.now)
-    for seq in range(1, 30):
-        stage.come(seq, media=False)
-        late = seq - 3  # Every chunk's media is 0.6 s later than its head.
-        if late > 0:
+    for seq in range(1, 40):
+        stage.come(seq, media=seq < 5)
+        late = seq - 3  # From the sixth on every chunk's media is 0.6 s later than its head.
+        if late >= 5:
             stage.bring(late)
 
     assert stage.playout.counters.stalls == 1
@@ -164,7 +165,7 @@ def test_who_waits_too_long_skips_to_a_key_frame() -> None:
     stage.come(0)
     stage.playout.start(0, now=stage.now)
     stage.come(1, media=False)  # Lost for ever.
-    for seq in range(2, 15):
+    for seq in range(2, 20):
         stage.come(seq)
 
     assert stage.seqs[:1] == [0]
@@ -284,7 +285,38 @@ def test_who_waits_for_the_first_chunk_sleeps() -> None:
 
     assert stage.playout.wake_at() > stage.now, "it would be woken over and over"
     stage.bring(0)
+    stage.until(stage.now + BEGIN_S)
     assert stage.seqs == [0]
+
+
+def test_the_first_chunk_waits_until_the_next_ones_will_be_on_time() -> None:
+    stage = Stage()
+    for seq in range(8):
+        stage.come(seq, media=seq in (0, 1, 2))
+    stage.playout.start(0, now=stage.now)
+    stage.until(stage.now + 0.05)
+    assert stage.seqs == [], "3 is due already"
+
+    for seq in range(3, 8):
+        stage.bring(seq)
+    assert stage.seqs, "it waits although all is here"
+    for seq in range(8, 20):
+        stage.come(seq)
+    assert stage.playout.counters.stalls == 0
+
+
+def test_whoever_begins_without_a_buffer_plays_later_instead_of_stalling() -> None:
+    stage = Stage()
+    for seq in range(30):
+        stage.come(seq, media=False)
+        if seq == 3:
+            stage.playout.start(0, now=stage.now)
+        if seq >= 4:
+            stage.bring(seq - 4)  # 0.8 s late, each; the target is 0.5 s.
+
+    assert stage.seqs[:2] == [0, 1]
+    assert stage.playout.counters.stalls == 0
+    assert 0.8 < stage.playout.target_s < 1.5
 
 
 events = st.lists(
