@@ -48,8 +48,8 @@ def test_the_command_of_the_unit_and_of_the_image_is_accepted() -> None:
         _parses([str(TOML) if word.endswith(".toml") else word for word in words])
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path, need: Callable[[str], str]) -> None:
-    analyze = need("systemd-analyze")
+def test_systemd_accepts_the_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    analyze = tool("systemd-analyze")
     unit = tmp_path / UNIT.name
     # The program need not be installed where this runs.
     unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))

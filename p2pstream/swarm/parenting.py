@@ -116,7 +116,7 @@ class Parenting:
         self.mesh.send(peer, m.Subscribe(self.mesh.stream, rendition, mask, since))
 
     def _fail(self, feed: Feed, now: float) -> None:
-        """A parent let us down. Those of last resort are welcome again; who only promises is not."""
+        """A parent let us down. Those of last resort are welcome again; who only promises waits."""
         parent = self.mesh.parents.by_feed[feed]
         partner = self.mesh.partners[parent.peer]
         self._drop(feed, now, cool_s=COOL_S)

@@ -25,7 +25,7 @@ ASKED_MAX = 64  # Requests in flight with one partner: security/architecture.md 
 ORIGIN_PENALTY_S = 1.0  # As if the origin were a second away: everybody else first.
 SEED_PENALTY_S = 0.05
 QUEUE_COST_S = 0.02  # For each piece already asked of a partner.
-UNANSWERED_COST_S = 0.3  # For each request it left unanswered: three, and the origin is asked first.
+UNANSWERED_COST_S = 0.3  # For each request left unanswered: after four the origin is asked first.
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,12 @@ class Page:
         state: str = self.tab.evaluate("document.body.dataset.state")
         return state
 
+    def shows(self, state: str) -> bool:
+        return self.state() == state
+
+    def until_live(self) -> None:
+        self.until(lambda: self.shows("live") and self.stats["frames"] > 30)
+
     def until(self, true: Callable[[], Any], timeout_s: float = PATIENCE_S) -> None:
         deadline = now() + timeout_s
         while not true():
@@ -90,7 +96,7 @@ class _Site(http.server.SimpleHTTPRequestHandler):
         super().__init__(*arguments, **named)
 
     def do_GET(self) -> None:
-        if not self.path.startswith("/live/"):
+        if not (self.gateway and self.path.startswith("/live/")):
             super().do_GET()
             return
         try:
@@ -111,8 +117,11 @@ class _Site(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def site(folder: Path, gateway: str) -> Iterator[str]:
-    """Somebody's web site, on another port, that shows the stream through a player of its own."""
+def site(folder: Path, gateway: str = "") -> Iterator[str]:
+    """Somebody's web site, on another port, that shows the stream through a player of its own.
+
+    gateway: where it finds what is asked for under /live/.
+    """
     handler = functools.partial(_Site, directory=str(folder), gateway=gateway)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True

@@ -78,7 +78,7 @@ def test_a_browser_plays_what_came_over_two_hops(browser: Any, show: Show, pictu
     plan = show.origin.last("opened")["plan"]
     assert plan == ("passthrough" if show.kind == "passthrough" else "encode")
     with page(browser, show.url, viewport={"width": 1280, "height": 900}) as seen:
-        seen.until(lambda: seen.state() == "live" and seen.stats["frames"] > 30)
+        seen.until_live()
         far = show.far.next_stats()
         before, lags = seen.stats, []
         while seen.stats["currentTime"] < before["currentTime"] + PLAY_S:
