@@ -116,7 +116,7 @@ class Actor:
         return stats
 
     def words(self) -> str:
-        last = [json.dumps(line.said)[:600] for line in self.lines[-2:]]
+        last = [json.dumps(line.said)[:3000] for line in self.lines[-2:]]
         return "\n".join([f"exit {self.process.poll()}", *self.noise[-20:], *last])
 
     # What we do to it.

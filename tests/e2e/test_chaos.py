@@ -33,7 +33,7 @@ from tests.e2e.stage import (
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 STALL_S_MAX = 1.0  # The issue's, for each blow.
-SLEEP_S = seconds("SLEEP", 8)
+SLEEP_S = seconds("SLEEP", 5)
 BACK_S = 3.0  # The issue's: from SIGCONT to the live edge.
 LIVE_S = 2.0  # A picture younger than this is live; measured: 0.8 s.
 RESUMED_S = 4.0  # After an outage playout is careful for a while; it never lags more than this.

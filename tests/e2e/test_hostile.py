@@ -16,8 +16,7 @@ from tests.e2e.stage import Actor, Stage, now, seconds, stage, ticket_of, ticket
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-BOAST_S = 5.0  # Without partners that tell the truth, a buffer lasts for one.
-SIEGE_S = seconds("SIEGE", 8)
+SIEGE_S = seconds("SIEGE", 6)
 # What the liar hears as the link goes down. `banned`: a proof of guilt.
 FATES = {
     "flips": {"peer_banned"},
@@ -26,7 +25,7 @@ FATES = {
     "floods": {"peer_flood", "peer_banned"},  # The second for the garbage in its flood.
 }
 LAG_S_MAX = 3.0  # Measured without liars: 0.8 s.
-BLAMELESS = ("claims",)  # Nothing proves their guilt: they are just of no use.
+BLAMELESS = ("claims", "boasts")  # Nothing proves their guilt: they are just of no use.
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,9 @@ def test_a_liar_is_cut_off(siege: Siege, kind: str) -> None:
             assert node[:8] not in {p["id"] for p in partners}, "it was let in again"
 
 
-def test_those_who_keep_quiet_are_of_no_use_and_do_no_harm(siege: Siege) -> None:
-    said = siege.liars.wait_for("running", _is("claims"))
+@pytest.mark.parametrize("kind", BLAMELESS)
+def test_those_who_keep_quiet_are_of_no_use_and_do_no_harm(siege: Siege, kind: str) -> None:
+    said = siege.liars.wait_for("running", _is(kind))
     for viewer in (siege.veteran, siege.victim):
         for partner in viewer.last()["partners"]:
             if partner["id"] == said["node"][:8]:
@@ -101,6 +101,7 @@ def test_the_honest_play_on(siege: Siege) -> None:
         played = after["playout"]["played"] - before["playout"]["played"]
         assert played >= 8, viewer.words()
         assert after["playout"]["stall_s"] - before["playout"]["stall_s"] <= 1
+        assert after["playout"]["lag_s"] < LAG_S_MAX
         assert after["state"] == "live"
         assert not after["stream"]["forked"]
 
@@ -118,19 +119,6 @@ def test_no_wrong_byte_was_recorded(siege: Siege) -> None:
         assert summary["totals"]["pieces_refused"] <= 3
         assert viewer.noise == []
     assert refused, "nobody even tried"
-
-
-def test_nobody_is_stopped_by_claims_about_the_future(empty_stage: Stage) -> None:
-    """Whoever says that it holds what was not made yet is no yardstick for anybody."""
-    held = besiege(empty_stage, "boasts")
-    since = now()
-    for viewer in (held.veteran, held.victim):
-        viewer.wait_for("stats", lambda _: now() > since + BOAST_S, since=since)
-        after = viewer.last()
-        assert after["state"] == "live", viewer.words()
-        assert after["playout"]["lag_s"] < LAG_S_MAX
-        played = after["playout"]["played"] - viewer.said("stats")[0].said["playout"]["played"]
-        assert played > 2.5 * BOAST_S, viewer.words()
 
 
 def _is(kind: str) -> Callable[[dict[str, Any]], bool]:
