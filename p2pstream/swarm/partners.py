@@ -94,14 +94,16 @@ class Partner:
         return heard.edge if heard else -1
 
     def learn_map(self, message: Map) -> None:
-        """A full map replaces what we heard of that rendition. Raises `BadMessage`."""
+        """A map replaces what we heard from its base on. Raises `BadMessage`."""
         masks = [unpack_mask(mask) for mask in message.masks]
         if message.base + len(masks) > SEQ_MAX:
             raise BadMessage("a map beyond the last seq there can be")
         heard = self._heard(message.rendition)
         if heard is None:
             return
-        heard.masks = {message.base + n: mask for n, mask in enumerate(masks) if mask}
+        base, oldest = message.base, message.base + len(masks) - HEADS_MAX
+        kept = {seq: mask for seq, mask in heard.masks.items() if oldest <= seq < base}
+        heard.masks = kept | {base + n: mask for n, mask in enumerate(masks) if mask}
         heard.edge = max(heard.masks, default=-1)
         heard.hops, heard.parents = message.hops, message.parents
         self.key, self.slots = message.key, message.slots

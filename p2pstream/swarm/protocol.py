@@ -38,7 +38,7 @@ from p2pstream.stream.head import Head
 from p2pstream.stream.manifest import init_hash, pack_init, unpack_init
 from p2pstream.stream.merkle import HASH_BYTES
 from p2pstream.swarm import messages as m
-from p2pstream.swarm.giver import Giver
+from p2pstream.swarm.giver import MAP_CHUNKS, Giver
 from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
 from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
@@ -50,14 +50,14 @@ from p2pstream.swarm.watch import Watch
 
 __all__ = ["ORIGIN_COPIES", "SEED_COPIES", "Config", "EpochSeen", "InitReady", "Play", "Swarm"]
 
-UPKEEP_S = 1.0  # Full maps, parents, partners: design/protocol.md says every 1-2 s.
+UPKEEP_S = 1.0  # Maps, parents, partners: design/protocol.md says every 1-2 s.
 GOSSIP_S = 10.0  # Partner exchange (PPTV: at most every 10 s).
 SILENT_S = 6.0  # Six maps missed: the partner is gone.
 SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have given us up.
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
-SETTLED_S = 5.0  # A partner this new may still become a parent or a child. Wild guess.
+SETTLED_S = 1.0  # A partner this new may yet become a parent. With 5 s latecomers waited for 4 s.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
 ORIGIN_COPIES = 3.0  # The default: what a broadcaster pays for, whatever the audience.
@@ -540,8 +540,9 @@ class Swarm:
         self._seek_partners(now)
         for peer in self.mesh.quiet(now=now):
             self.children.forget(peer)  # If it is there after all, it asks for another parent.
+        self._giver.adapt(now=now)
         self._parenting.upkeep(now=now)
-        self._giver.send_maps(*self.partners)
+        self._giver.send_maps(*self.partners, chunks=MAP_CHUNKS)
         self._gossip(now)
         self._choose_rendition(now)
         self._taker.prune()

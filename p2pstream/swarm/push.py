@@ -34,7 +34,7 @@ class Children:
     """Who subscribed to what. The number of subscriptions is bounded by `slots`."""
 
     def __init__(self, slots: int) -> None:
-        self.slots = slots
+        self.slots = self.slots_max = slots
         self._since: dict[Feed, dict[NodeId, int]] = {}
 
     @property
@@ -63,6 +63,21 @@ class Children:
             elif peer not in children:
                 refused |= 1 << substream
         return added, refused
+
+    def evict(self, peer: NodeId) -> Feed:
+        """Take a feed from `peer`, which has one, and offer it to nobody until `relax`."""
+        feed = self.feeds_of(peer)[-1]
+        del self._since[feed][peer]
+        self.slots = self.used
+        return feed
+
+    def relax(self) -> bool:
+        """Offer one feed more, if it was fewer than at first; False when it is all again."""
+        self.slots = min(self.slots_max, self.slots + 1)
+        return self.slots < self.slots_max
+
+    def peers(self) -> set[NodeId]:
+        return {peer for children in self._since.values() for peer in children}
 
     def forget(self, peer: NodeId) -> None:
         for children in self._since.values():

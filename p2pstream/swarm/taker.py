@@ -106,10 +106,12 @@ class Taker:
     def _give_up(self, now: float) -> None:
         """Forget requests that nobody answered: the piece may be asked for again."""
         for partner in self.mesh.partners.values():
-            lost = [key for key, at in partner.asked.items() if now - at > LOST_S]
-            for key in lost:
+            while partner.asked:
+                key, at = next(iter(partner.asked.items()))  # The oldest comes first.
+                if now - at <= LOST_S:
+                    break
                 del partner.asked[key]
-            partner.account.unanswered += len(lost)
+                partner.account.unanswered += 1
 
     def _begin(self, now: float) -> None:
         """Join near the live edge: at the newest key frame that a partner knows of."""

@@ -166,9 +166,9 @@ def test_after_an_outage_the_link_is_full_soon() -> None:
 def test_real_connections_behave_as_the_simulated_ones() -> None:
     bottleneck = link(loss=0.02)
     real = EngineFlow(bottleneck, NAME)
-    bottleneck.world.run(3.0)
+    bottleneck.world.run(2.0)
     assert isinstance(real.cc, LiveCongestion)
-    assert real.tally.received / 3.0 / 1e6 == pytest.approx(goodput(NAME, 3.0, loss=0.02), rel=0.2)
+    assert real.tally.received / 2.0 / 1e6 == pytest.approx(goodput(NAME, 2.0, loss=0.02), rel=0.2)
     assert not real.ended
 
 

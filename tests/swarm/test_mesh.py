@@ -301,10 +301,27 @@ def test_slow_uplinks_are_filled_but_not_flooded() -> None:
     mesh.world.run(12.0)
 
     mesh.check()
+    assert mesh.duplicates(viewers) <= 0.12
     for host in viewers:
         assert mesh.playout(host).counters.stall_s <= 1.0
         assert host.backlog(host.node) < 512 * 1024
         assert max(mesh.lag_s(host, since=8.0)) < 2.5
+
+
+def test_whoever_promised_more_than_it_can_carry_takes_fewer_children_until_it_can() -> None:
+    mesh = Mesh()
+    viewers = audience(mesh, 6, up_bps=1.5e6)
+    mesh.world.run(10.0)
+    crowded = [host for host in viewers if mesh.swarm(host).children.slots < 4]
+    assert crowded, "nobody noticed"
+
+    for host in viewers:
+        host.up_bps = float("inf")
+    mesh.world.run(5.0 + 14 * 5.0)
+    mesh.check()
+    for host in crowded:
+        children = mesh.swarm(host).children
+        assert children.slots == children.slots_max
 
 
 def test_a_viewer_without_upload_is_carried_by_the_others() -> None:

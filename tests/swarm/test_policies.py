@@ -184,6 +184,20 @@ def test_no_history_fills_more_than_the_slots(
         assert held == mask & 15 & ~refused
 
 
+def test_a_feed_that_is_taken_away_is_offered_to_nobody_until_things_relax() -> None:
+    children = Children(3)
+    children.subscribe(node(1), 0, 0b11, 0)
+    children.subscribe(node(2), 0, 0b1, 0)
+
+    rendition, substream = children.evict(node(1))
+    assert children.feeds_of(node(1)) == [(0, 0)]
+    assert (rendition, substream) == (0, 1)
+    assert children.free == 0
+    assert children.peers() == {node(1), node(2)}
+    assert not children.relax(), "that was all"
+    assert children.free == 1
+
+
 # Pulls.
 
 PIECE = Missing(1000, 0, 2, known_at=10.0, deadline=11.0, pushed=True, proven=True, asked=())
@@ -336,7 +350,9 @@ def test_a_map_replaces_and_a_have_adds() -> None:
     assert one.holds(5, 10) == 0
     assert one.edge(5) == -1
     one.learn_map(a_map(12, (b"\x01",)))
-    assert [one.holds(0, seq) for seq in range(10, 15)] == [0, 0, 1, 0, 0]
+    assert [one.holds(0, seq) for seq in range(10, 15)] == [3, 0, 1, 0, 0], "what came before stays"
+    one.learn_map(a_map(80, (b"\x01",)))
+    assert [one.holds(0, seq) for seq in (10, 12, 80)] == [0, 0, 1], "but not for ever"
 
 
 claims = st.lists(
