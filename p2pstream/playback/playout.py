@@ -11,6 +11,7 @@ Invariant: the seqs handed over only grow, and each is complete (the `Shelf` say
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -140,13 +141,17 @@ class Playout:
             return self._look_at
         return self.due(self.next_seq)
 
-    def take(self, *, now: float) -> list[int]:
-        """The seqs to hand over now, oldest first."""
+    def take(self, *, now: float) -> Iterator[int]:
+        """The seqs to hand over now, oldest first.
+
+        Handing one over may change what is ready next (another rendition), so each is looked at
+        only when it is asked for.
+        """
         self._adapt(now)
         self._waiting = False
         if self._begin_at is not None and not self._may_begin(self._begin_at, now):
-            return []
-        taken = self._take_before_move()
+            return
+        yield from self._take_before_move()
         while (
             self.next_seq is not None
             and self.next_seq != self.end_seq
@@ -162,10 +167,7 @@ class Playout:
                 self._waiting = True
                 break
             self._resume(now)
-            self.counters.played += 1
-            taken.append(self.next_seq)
-            self.next_seq += 1
-        return taken
+            yield self._hand_over()
 
     def _may_begin(self, since: float, now: float) -> bool:
         """Whether the first chunk may leave: nothing before it is a stall, so be sure of the next.
@@ -193,18 +195,20 @@ class Playout:
             seq += 1
         return inf if seq is None or seq == self.end_seq else self.due(seq)
 
-    def _take_before_move(self) -> list[int]:
+    def _hand_over(self) -> int:
+        assert self.next_seq is not None
+        self.counters.played += 1
+        self.next_seq += 1
+        return self.next_seq - 1
+
+    def _take_before_move(self) -> Iterator[int]:
         """What is left of the time line before it moved has no due times: play it, then jump."""
-        taken: list[int] = []
         while self.next_seq is not None and self.next_seq < self._moved_to:
             if self._shelf.ready(self.next_seq):
-                taken.append(self.next_seq)
-                self.counters.played += 1
-                self.next_seq += 1
+                yield self._hand_over()
             elif not self._jump(self._stalled_at or 0.0):
                 self._waiting = True
                 break
-        return taken
 
     @property
     def stalled(self) -> bool:

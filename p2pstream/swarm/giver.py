@@ -141,9 +141,12 @@ class Giver:
         """Carry as many feeds as the uplink can: once a second one less, or slowly more again.
 
         Whoever promises more than its uplink carries makes all its children late (AIMD, as in
-        Chiu and Jain 1989: but for the step down, which is a feed and not a share).
+        Chiu and Jain 1989: but for the step down, which is a feed and not a share). The origin
+        sends nobody away: there is no other source.
         """
         mesh, children = self.mesh, self.mesh.children
+        if mesh.role is Role.ORIGIN:
+            return
         queues = {peer: mesh.roads.backlog(peer) for peer in children.peers()}
         slowest = max(queues, key=lambda peer: queues[peer], default=None)
         if slowest is not None and queues[slowest] > OVERLOAD_S * max(mesh.rate, RATE_MIN):

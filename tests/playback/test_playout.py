@@ -90,11 +90,11 @@ def test_nothing_is_due_before_anything_is_known() -> None:
 
     assert playout.wake_at() == inf
     assert playout.due(3) == inf
-    assert playout.take(now=1e9) == []
+    assert list(playout.take(now=1e9)) == []
     assert playout.buffer_s() == 0.0
     playout.start(3, now=0.0)
     assert playout.wake_at() == inf
-    assert playout.take(now=1e9) == []
+    assert list(playout.take(now=1e9)) == []
 
 
 def test_a_late_chunk_stalls_once_and_the_target_grows_by_what_it_lacked() -> None:
@@ -281,7 +281,7 @@ def test_who_waits_for_the_first_chunk_sleeps() -> None:
     stage.until(5.0)
     stage.playout.saw_head(20, 4.0, CHUNK_S, fresh=True, now=stage.now)
     stage.playout.start(0, now=stage.now)
-    assert stage.playout.take(now=stage.now) == []
+    assert list(stage.playout.take(now=stage.now)) == []
 
     assert stage.playout.wake_at() > stage.now, "it would be woken over and over"
     stage.bring(0)
