@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from p2pstream.core import Parcel, Send
+from p2pstream.dht.messages import CONTACTS_MAX, Nodes, Providers, WireContact
+from p2pstream.dht.table import Contact
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.messages import SUBSTREAMS
 from simulations.fabric.peer import Peer, Twist
 
 LIED_MASK = b"\xff"  # Eight pieces of every chunk.
 LIED_AHEAD = 3  # Chunks that nobody has yet.
+LORIS_S = 3.0  # How much later a slow one sends: long after playout has given up. Wild guess.
 
 
-def twist_of(behaviour: str, peer: Peer) -> Twist | None:
-    """What `peer` does to its words; None for those that it passes on as they are."""
-    twists = {"polluter": _pollute, "withholder": _withhold, "liar": _lie}
-    del peer
+def twist_of(behaviour: str, peer: Peer, fellows: Callable[[], list[Peer]]) -> Twist | None:
+    """What `peer` does to its words; None for those that it passes on as they are.
+
+    fellows: all who are in league with it, itself included.
+    """
+    twists: dict[str, Twist] = {
+        "polluter": _pollute,
+        "withholder": _withhold,
+        "liar": _lie,
+        "slow_loris": lambda send: _trickle(send, peer),
+        "sybil": lambda send: _lie(_mislead(send, fellows())),
+        "eclipse": lambda send: _withhold(_mislead(send, fellows())),
+    }
     return twists.get(behaviour)  # A free rider lies about nothing: it has no slots.
 
 
@@ -30,6 +44,29 @@ def _pollute(send: Send) -> Send | None:
 def _withhold(send: Send) -> Send | None:
     """Promise pieces and never send one."""
     return None if isinstance(send.message, Parcel) else send
+
+
+def _trickle(send: Send, peer: Peer) -> Send | None:
+    """Send every piece, and every one too late."""
+    if not isinstance(send.message, Parcel):
+        return send
+    later = peer.world.now + LORIS_S
+    peer.world.at(later, peer.carrier.send, send.peer, send.message, float("inf"))
+    return None
+
+
+def _mislead(send: Send, fellows: list[Peer]) -> Send:
+    """Answer look-ups with those in league, and with nobody's record."""
+    contacts = tuple(
+        WireContact.of(Contact(each.node, (each.carrier.nat.ip, each.carrier.nat.port)))
+        for each in fellows[:CONTACTS_MAX]
+    )
+    match send.message:
+        case Nodes(rid, _, token):
+            return Send(send.peer, Nodes(rid, contacts, token), send.expires_at)
+        case Providers(rid, _, _, token):
+            return Send(send.peer, Providers(rid, (), contacts, token), send.expires_at)
+    return send
 
 
 def _lie(send: Send) -> Send | None:

@@ -64,6 +64,9 @@ class Checker:
     def parcel(self, peer: Peer, send: Send) -> None:
         """A core sends a piece."""
 
+    def arrived(self, peer: Peer, sender: NodeId, parcel: Parcel) -> None:
+        """A piece has come, and has not been looked at."""
+
     def convicted(self, peer: Peer, whom: NodeId, why: str) -> None:
         """`peer` found `whom` guilty."""
 
@@ -331,7 +334,7 @@ class PollutersAreOut(Checker):
 
 
 class FaultsBite(Checker):
-    """A fault that touched nothing tested nothing."""
+    """A fault that touched nothing tested nothing; nor did liars who never said a word."""
 
     name = "every fault touched something"
     kind = "fault"
@@ -340,6 +343,10 @@ class FaultsBite(Checker):
         for fault in self.sim.faults.reports:
             if not fault.touched:
                 self.complain(None, f"{fault.kind} at {fault.from_s:g} s touched no {fault.unit}")
+        for group in self.sim.scenario.groups:
+            crooks = [p for p in self.sim.peers if p.group == group.name and p.twist and p.lives]
+            if crooks and not any(peer.twisted for peer in crooks):
+                self.complain(None, f"{group.name} ({group.behaviour}) twisted no word")
         return super().finish()
 
 

@@ -11,25 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from p2pstream.identity import NodeKey
 from p2pstream.net.tls import IDLE_S
+from simulations import laws
 from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Cut
-from simulations.fabric.dice import die, secret
+from simulations.fabric.dice import secret, throw
 from simulations.fabric.links import Rain, Storm
 from simulations.fabric.peer import Peer
 from simulations.scenario import (
     Bandwidth,
+    BandwidthTrace,
     ClockJump,
     DhtOutage,
     Fault,
     Hang,
     Kill,
     LatencyStep,
+    LinkFlap,
     LossBurst,
     MassLeave,
     Move,
     OriginCrash,
     Partition,
     SeedCrash,
+    Trace,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +59,8 @@ class Faults:
         self.reports: list[Report] = []
         begin: dict[type[Any], Callable[[Any, Report], None]] = {
             Kill: self._kill, Hang: self._hang, MassLeave: self._mass_leave, Move: self._move,
-            Bandwidth: self._bandwidth, LossBurst: self._loss, ClockJump: self._clock,
+            Bandwidth: self._bandwidth, BandwidthTrace: self._bandwidth_trace,
+            LinkFlap: self._flap, LossBurst: self._loss, ClockJump: self._clock,
             LatencyStep: self._latency, Partition: self._partition,
             OriginCrash: self._origin_crash, SeedCrash: self._seed_crash,
             DhtOutage: self._dht_outage,
@@ -72,12 +77,22 @@ class Faults:
         self.world.trace.add(self.world.now, tr.FAULT, 0, 0, report.touched)
 
     def _hit(self, fault: Any) -> list[Peer]:
-        """Whom it hits: drawn among those of its group that are there."""
+        """Whom it hits: drawn among those of its group that are there.
+
+        Each host has a throw of its own, so that one host more or less changes little.
+        """
         group = [p for p in self.sim.peers if p.group == fault.group and p.alive]
         wanted = round(fault.share * len(group)) if fault.count is None else fault.count
-        rng = die(self.world.seed, "fault", fault.at_s, fault.group, type(fault).__name__)
-        hit = rng.sample(group, min(len(group), wanted))
-        return sorted(hit, key=lambda peer: peer.number)
+        group.sort(key=lambda peer: self._throw(fault, peer, "hit"))
+        return sorted(group[:wanted], key=lambda peer: peer.number)
+
+    def _throw(self, fault: Any, peer: Peer, purpose: str) -> float:
+        kind = type(fault).__name__
+        return throw(self.world.seed, "fault", fault.at_s, kind, peer.name.rstrip("'"), purpose)
+
+    def _everybody(self) -> frozenset[int]:
+        """By number, and those who are still to come."""
+        return frozenset(range(len(self.sim.peers) + 10_000))
 
     def _later(self, after_s: float, do: Callable[..., None], *args: Any) -> None:
         self.world.at(self.world.now + after_s, do, *args)
@@ -98,6 +113,11 @@ class Faults:
             peer.key = NodeKey(secret(self.world.seed, peer.name, "key", peer.lives))
             peer.node_id = peer.key.node_id
         self.sim.start(peer)
+
+    def _take_over(self, peer: Peer) -> None:
+        """Another machine, which has the stream's key and nothing else of the one that died."""
+        self.sim.population.move(peer)
+        self._restart(peer, keep_identity=False)
 
     def _hang(self, fault: Hang, report: Report) -> None:
         for peer in self._hit(fault):
@@ -133,7 +153,8 @@ class Faults:
     def _origin_crash(self, fault: OriginCrash, report: Report) -> None:
         self.sim.origin.stop()
         report.touched = 1
-        self._later(fault.down_s, self._restart, self.sim.origin)
+        back = self._take_over if fault.take_over else self._restart
+        self._later(fault.down_s, back, self.sim.origin)
 
     def _seed_crash(self, fault: SeedCrash, report: Report) -> None:
         for peer in self.sim.seeds:
@@ -151,14 +172,19 @@ class Faults:
     # Networks.
 
     def _bandwidth(self, fault: Bandwidth, report: Report) -> None:
+        rates = self.sim.population.rates
         for peer in self._hit(fault):
-            self._scale(peer, fault.factor)
+            rates.scale(peer, fault.factor)
             report.touched += 1
-            self._later(fault.for_s, self._scale, peer, 1 / fault.factor)
+            self._later(fault.for_s, rates.scale, peer, 1 / fault.factor)
 
-    def _scale(self, peer: Peer, factor: float) -> None:
-        for pipe in (peer.carrier.up, peer.carrier.down):
-            pipe.change(pipe.bps * factor, now=self.world.now)
+    def _bandwidth_trace(self, fault: BandwidthTrace, report: Report) -> None:
+        law = Trace(file=fault.file, like=fault.like, scale=fault.scale)
+        for peer in self._hit(fault):
+            trace = laws.trace_of(law, self._throw(fault, peer, "trace"))
+            since = self._throw(fault, peer, "since")
+            self.sim.population.rates.follow(peer, fault.way, trace, since, fault.for_s)
+            report.touched += 1
 
     def _loss(self, fault: LossBurst, report: Report) -> None:
         report.unit = "bytes sent again"
@@ -184,20 +210,45 @@ class Faults:
         self._later(fault.for_s, end)
 
     def _partition(self, fault: Partition, report: Report) -> None:
-        report.unit = "packets"
+        report.unit = "messages held up" if fault.jammed else "packets"
         these = frozenset(peer.number for peer in self._hit(fault))
-        # Those who are still to come are on the other side.
-        others = frozenset(range(len(self.sim.peers) + 10_000)) - these
-        cut = Cut(these, others, fault.one_way)
-        self.sim.network.cuts.append(cut)
+        until = self.world.now + fault.for_s
+        cut = Cut(these, self._everybody() - these, fault.one_way, until)
+        network = self.sim.network
+        found = network.jams if fault.jammed else network.cuts
+        found.append(cut)
         if fault.for_s > IDLE_S:
             self._later(IDLE_S, self._time_out, these)
 
         def heal() -> None:
             report.touched = cut.stopped
-            self.sim.network.cuts.remove(cut)
+            found.remove(cut)
 
         self._later(fault.for_s, heal)
+
+    def _flap(self, fault: LinkFlap, report: Report) -> None:
+        report.unit = "packets"
+        until = self.world.now + fault.for_s
+        for peer in self._hit(fault):
+            first_s = self._throw(fault, peer, "first") * fault.every_s
+            self._later(first_s, self._line_down, peer, fault, report, until)
+
+    def _line_down(self, peer: Peer, fault: LinkFlap, report: Report, until: float) -> None:
+        down_s = min(fault.down_s, until - self.world.now)
+        if down_s <= 0:
+            return
+        cut = Cut(frozenset([peer.number]), self._everybody())
+        self.sim.network.cuts.append(cut)
+
+        if down_s > IDLE_S:
+            self._later(IDLE_S, self._time_out, cut.these)
+
+        def line_up() -> None:
+            report.touched += cut.stopped
+            self.sim.network.cuts.remove(cut)
+
+        self._later(down_s, line_up)
+        self._later(fault.every_s, self._line_down, peer, fault, report, until)
 
     def _time_out(self, these: frozenset[int]) -> None:
         for number in sorted(these):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import acos, cos, exp, log, pi, radians, sin
 from random import Random
 
+from simulations import measured
 from simulations.fabric.dice import bell, throw
 from simulations.scenario import (
     Arrivals,
@@ -16,19 +17,24 @@ from simulations.scenario import (
     Cold,
     Distance,
     Flash,
+    Group,
     Lognormal,
+    Matrix,
     Rate,
     Rtt,
+    Sample,
     Session,
     Steady,
+    Trace,
     Uniform,
     Weibull,
+    Zap,
 )
 
 EARTH_KM = 6371.0
 NEAR_MS, MS_PER_KM = 30.9, 0.01745  # facts/simulation.md 6: 59,244 pairs of cities, 2018.
 RTT_MS_MIN = 1.0
-_Law = Uniform | Lognormal | Choice | Weibull
+_Law = Uniform | Lognormal | Choice | Weibull | Sample | Trace
 
 
 def draw(law: Rate | Session, share: float) -> float:
@@ -44,6 +50,23 @@ def draw(law: Rate | Session, share: float) -> float:
             return float(law.scale * (-log(1 - min(share, 1 - 1e-12))) ** (1 / law.shape))
         case Choice():
             return _choose(law, share)
+        case Sample() | Trace():
+            return _measured(law, share)
+
+
+def _measured(law: Sample | Trace, share: float) -> float:
+    """Of a trace: its mean."""
+    if isinstance(law, Sample):
+        values = measured.sample(law.file)
+        return law.scale * values[int(share * len(values))]
+    steps = trace_of(law, share)
+    return sum(s * kbps for s, kbps in steps) / sum(s for s, _ in steps)
+
+
+def trace_of(law: Trace, share: float) -> measured.Trace:
+    """The trace of a host, in kbit/s."""
+    found = measured.traces_like(law.file, law.like)
+    return tuple((s, law.scale * kbps) for s, kbps in found[int(share * len(found))])
 
 
 def _choose(law: Choice, share: float) -> float:
@@ -63,18 +86,39 @@ def arrivals(law: Arrivals, count: int, rng: Random) -> list[float]:
             return [law.at_s] * count
         case Steady():
             return [law.at_s + nth * law.apart_s * (0.5 + rng.random()) for nth in range(count)]
-        case Flash():
+        case Flash() | Zap():
             return sorted(law.at_s + law.over_s * rng.random() for _ in range(count))
         case _:
             return [law.at_s + law.over_s * nth / count for nth in range(count)]
 
 
+def stays_s(group: Group, seed: int, name: str, life: int) -> float | None:
+    """How long a host stays that has come for the `life`-th time; None: to the end."""
+    match group.arrive:
+        case Zap(look_s=look_s, stays=stays):
+            if throw(seed, name, "stays", life) < stays:
+                return None
+            return -look_s * log(1 - throw(seed, name, "session", life))
+    if group.session_s is None:
+        return None
+    return draw(group.session_s, throw(seed, name, "session", life))
+
+
+def away_s(group: Group, seed: int, name: str, life: int) -> float | None:
+    """How long it stays away then; None: for good."""
+    match group.arrive:
+        case Zap(away_s=mean_s):
+            return -mean_s * log(1 - throw(seed, name, "away", life))
+    return group.returns_after_s
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """On a globe, in degrees."""
+    """On a globe, in degrees. site: among those of a matrix, as a share of their number."""
 
     latitude: float
     longitude: float
+    site: float = 0.0
 
 
 def place(law: Rtt, seed: int, name: str) -> Place:
@@ -82,13 +126,18 @@ def place(law: Rtt, seed: int, name: str) -> Place:
     radius_km = law.radius_km if isinstance(law, Distance) else 0.0
     far = radius_km / EARTH_KM * 180 / pi * throw(seed, name, "far") ** 0.5
     way = 2 * pi * throw(seed, name, "way")
-    return Place(max(-89.0, min(89.0, 45 + far * cos(way))), far * sin(way) / 0.7)
+    latitude = max(-89.0, min(89.0, 45 + far * cos(way)))
+    return Place(latitude, far * sin(way) / 0.7, throw(seed, name, "site"))
 
 
 def rtt_s(law: Rtt, share: float, here: Place, there: Place) -> float:
     """A round-trip time. share: the pair's throw."""
     if isinstance(law, Distance):
         ms = (NEAR_MS + MS_PER_KM * _km(here, there)) * exp(law.sigma * bell(share))
+    elif isinstance(law, Matrix):
+        rows = measured.matrix(law.file)
+        a, b = (int(each.site * len(rows)) for each in (here, there))
+        ms = (rows[a][b] + rows[b][a]) / 2 * (1000 if law.unit == "s" else 1)
     else:
         ms = draw(law, share)
     return max(RTT_MS_MIN, ms) / 1000

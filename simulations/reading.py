@@ -14,8 +14,18 @@ from typing import Any
 import msgspec
 
 from p2pstream.errors import BadConfig
+from simulations import measured
 from simulations.fabric.nat import Kind
-from simulations.scenario import Choice, Group, Scenario, Uniform
+from simulations.scenario import (
+    BandwidthTrace,
+    Choice,
+    Group,
+    Matrix,
+    Sample,
+    Scenario,
+    Trace,
+    Uniform,
+)
 
 FOLDER = Path(__file__).parent / "scenarios"
 FILE_BYTES_MAX = 64 * 1024
@@ -40,6 +50,11 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Scenario:
     """The scenario in `path`, all of it checked. Raises `BadConfig`."""
+    return make(load(path), str(path))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `path` says, for `make`. Raises `BadConfig`."""
     try:
         data = path.read_bytes()
         if len(data) > FILE_BYTES_MAX:
@@ -52,7 +67,8 @@ def read(path: Path) -> Scenario:
     except ValueError as error:  # Of TOML and of UTF-8.
         raise BadConfig(f"{path} is not TOML: {error}", hint="Mend that line.") from None
     values.setdefault("name", path.stem)
-    return make(values, str(path))
+    _find_files(values, path.parent.absolute())
+    return values
 
 
 def make(values: dict[str, Any], where: str) -> Scenario:
@@ -66,6 +82,16 @@ def make(values: dict[str, Any], where: str) -> Scenario:
     for key, problem, hint in _problems(scenario):
         raise BadConfig(f"{where}: {key}: {problem}", hint=hint)
     return scenario
+
+
+def _find_files(value: Any, folder: Path) -> None:
+    """Files of measurements are looked for from the scenario's own folder on."""
+    inner = value.values() if isinstance(value, dict) else value
+    for each in inner:
+        if isinstance(each, (dict, list)):
+            _find_files(each, folder)
+    if isinstance(value, dict) and isinstance(value.get("file"), str):
+        value["file"] = str(folder / value["file"])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -130,15 +156,8 @@ def _plain(error: str) -> str:
 def _problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
     """(key, what is wrong, what to do) of what types cannot say."""
     yield from _group_problems(scenario)
+    yield from _fault_problems(scenario)
     groups = [group.name for group in scenario.groups]
-    chaos_s = scenario.phases.chaos_s
-    for nth, fault in enumerate(scenario.faults):
-        key = f"faults[{nth}]"
-        group = getattr(fault, "group", None)
-        if group is not None and group not in groups:
-            yield f"{key}.group", f"there is no group {group!r}", nearest(group, groups)
-        if fault.at_s > chaos_s:
-            yield f"{key}.at_s", f"after the chaos phase ({chaos_s:g} s)", "Raise phases.chaos_s."
     for name, bound in scenario.expect.items():
         if bound.min is None and bound.max is None:
             yield f"expect.{name}", "neither min nor max", "Say what it must keep to."
@@ -147,6 +166,24 @@ def _problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
     for one in scenario.sometimes:
         if one not in _coverage():
             yield f"sometimes {one!r}", "no such event", nearest(one, _coverage())
+
+
+def _fault_problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+    groups = [group.name for group in scenario.groups]
+    chaos_s = scenario.phases.chaos_s
+    for nth, fault in enumerate(scenario.faults):
+        key = f"faults[{nth}]"
+        group = getattr(fault, "group", None)
+        if group is not None and group not in groups:
+            yield f"{key}.group", f"there is no group {group!r}", nearest(group, groups)
+        if isinstance(fault, BandwidthTrace):
+            law = Trace(file=fault.file, like=fault.like)
+            yield from _file_problems(key, law)
+        if fault.at_s > chaos_s:
+            yield f"{key}.at_s", f"after the chaos phase ({chaos_s:g} s)", "Raise phases.chaos_s."
+        ends_s = scenario.measured_from_s + fault.at_s + getattr(fault, "for_s", 0.0)
+        if ends_s > scenario.duration_s:
+            yield f"{key}.for_s", "it is not over when the run is", "Raise phases.heal_s."
 
 
 def _group_problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
@@ -182,6 +219,21 @@ def _law_problems(key: str, group: Group) -> Iterator[tuple[str, str, str]]:
             yield f"{key}.{name.name}", "low is not below high", "Swap them."
         if isinstance(law, Choice) and law.weights and len(law.weights) != len(law.values):
             yield f"{key}.{name.name}.weights", "not one for each value", "Add or drop some."
+        yield from _file_problems(f"{key}.{name.name}", law)
+
+
+def _file_problems(key: str, law: Any) -> Iterator[tuple[str, str, str]]:
+    """Measurements are read before anything runs."""
+    try:
+        match law:
+            case Trace():
+                measured.traces_like(law.file, law.like)
+            case Sample():
+                measured.sample(law.file)
+            case Matrix():
+                measured.matrix(law.file)
+    except BadConfig as error:
+        yield f"{key}.file", str(error), error.hint
 
 
 def _metrics() -> list[str]:

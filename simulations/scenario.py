@@ -15,7 +15,10 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-Behaviour = Literal["honest", "free_rider", "polluter", "liar", "withholder"]
+Behaviour = Literal[
+    "honest", "free_rider", "polluter", "liar", "withholder", "slow_loris", "sybil", "eclipse",
+]  # fmt: skip
+Way = Literal["up", "down", "both"]
 RoleName = Literal["origin", "seed", "viewer"]
 
 
@@ -60,9 +63,33 @@ class Distance(_Table, frozen=True, kw_only=True, tag="distance", tag_field="law
     radius_km: Positive = 6000.0
 
 
-Rate = Positive | Uniform | Lognormal | Choice
-Rtt = Positive | Uniform | Lognormal | Choice | Distance
-Session = Positive | Uniform | Lognormal | Weibull | Choice
+class Sample(_Table, frozen=True, kw_only=True, tag="sample", tag_field="law"):
+    """One of the values in `file`, one a line, as often as they are there; times `scale`."""
+
+    file: str
+    scale: Positive = 1.0
+
+
+class Trace(_Table, frozen=True, kw_only=True, tag="trace", tag_field="law"):
+    """A rate that changes as one of the traces in `file` says, from a random moment of it on, and
+    begins anew at its end; times `scale`. like: only traces with this in their names.
+    """
+
+    file: str
+    like: str = ""
+    scale: Positive = 1.0
+
+
+class Matrix(_Table, frozen=True, kw_only=True, tag="matrix", tag_field="law"):
+    """Round-trip times between the sites of `file`; each host is at one of them."""
+
+    file: str
+    unit: Literal["ms", "s"] = "ms"
+
+
+Rate = Positive | Uniform | Lognormal | Choice | Sample | Trace
+Rtt = Positive | Uniform | Lognormal | Choice | Sample | Distance | Matrix
+Session = Positive | Uniform | Lognormal | Weibull | Choice | Sample
 
 
 class Steady(_Table, frozen=True, kw_only=True, tag="steady", tag_field="law"):
@@ -92,7 +119,19 @@ class Cold(_Table, frozen=True, kw_only=True, tag="cold", tag_field="law"):
     at_s: NotNegative = 0.0
 
 
-Arrivals = Steady | Ramp | Flash | Cold
+class Zap(_Table, frozen=True, kw_only=True, tag="zap", tag_field="law"):
+    """They zap through channels: each comes at random within `over_s`, looks in for `look_s` on
+    average, is away for `away_s` on average, and looks in again; a share `stays` each time.
+    """
+
+    over_s: Positive
+    at_s: NotNegative = 0.0
+    look_s: Positive = 6.0
+    away_s: Positive = 10.0
+    stays: Share = 0.2
+
+
+Arrivals = Steady | Ramp | Flash | Cold | Zap
 
 
 class Stream(_Table, frozen=True, kw_only=True):
@@ -191,6 +230,16 @@ class Bandwidth(_Some, frozen=True, kw_only=True, tag="bandwidth"):
     for_s: Positive
 
 
+class BandwidthTrace(_Some, frozen=True, kw_only=True, tag="bandwidth_trace"):
+    """What they can send, receive, or both, is as in a trace for `for_s` (see the law `trace`)."""
+
+    file: str
+    for_s: Positive
+    like: str = ""
+    scale: Positive = 1.0
+    way: Way = "both"
+
+
 class LossBurst(_Some, frozen=True, kw_only=True, tag="loss_burst"):
     """Packets are lost with probability `loss`, in bursts of `burst` on average, for `for_s`."""
 
@@ -213,16 +262,30 @@ class LatencyStep(_Fault, frozen=True, kw_only=True, tag="latency_step"):
 
 
 class Partition(_Some, frozen=True, kw_only=True, tag="partition"):
-    """The chosen ones are cut off from everybody else for `for_s`. one_way: they still hear."""
+    """The chosen ones are cut off from everybody else for `for_s`. one_way: they still hear.
+    jammed: nothing gets lost, it arrives when the jam is over.
+    """
 
     for_s: Positive
     one_way: bool = False
+    jammed: bool = False
+
+
+class LinkFlap(_Some, frozen=True, kw_only=True, tag="link_flap"):
+    """For `for_s` their lines are dead for `down_s` of each `every_s`, each at its own moment."""
+
+    for_s: Positive
+    every_s: Positive = 4.0
+    down_s: Positive = 1.0
 
 
 class OriginCrash(_Fault, frozen=True, kw_only=True, tag="origin_crash"):
-    """The broadcaster dies and is restarted with the same stream key, under a new epoch."""
+    """The broadcaster dies and is restarted with the same stream key, under a new epoch.
+    take_over: by another machine, a node with another id and address.
+    """
 
     down_s: Positive
+    take_over: bool = False
 
 
 class SeedCrash(_Fault, frozen=True, kw_only=True, tag="seed_crash"):
@@ -238,8 +301,8 @@ class DhtOutage(_Fault, frozen=True, kw_only=True, tag="dht_outage"):
 
 
 Fault = (
-    Kill | Hang | MassLeave | Move | Bandwidth | LossBurst | ClockJump | LatencyStep | Partition
-    | OriginCrash | SeedCrash | DhtOutage
+    Kill | Hang | MassLeave | Move | Bandwidth | BandwidthTrace | LossBurst | ClockJump
+    | LatencyStep | Partition | LinkFlap | OriginCrash | SeedCrash | DhtOutage
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from simulations import laws
 from simulations.checkers import Checker, Verdict, all_checkers, bounds
 from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Network
-from simulations.fabric.dice import die, throw
+from simulations.fabric.dice import die
 from simulations.fabric.nat import PORT
 from simulations.fabric.peer import Peer, Watchers
 from simulations.fabric.trace import Event
@@ -69,7 +69,7 @@ class Simulation:
         )  # fmt: skip
         self.checkers = all_checkers() if checkers is None else checkers
         self.metrics = Metrics(self)
-        watchers = Watchers(self._on_effect, self._on_parcel, self._on_convicted)
+        watchers = Watchers(self._on_effect, self._on_parcel, self._on_arrived, self._on_convicted)
         self.population = Population(
             self.world, self.network, self.studio.stream, watchers, self._make_swarm,
             {group.name: group for group in scenario.groups},
@@ -141,6 +141,8 @@ class Simulation:
                 self.world.at(at, self.start, peer)
         self.origin = next(peer for peer in self.peers if peer.role is Role.ORIGIN)
         self.seeds = [peer for peer in self.peers if peer.role is Role.SEED]
+        named = [*self.seeds[:TICKET_SEEDS_MAX], self.origin]
+        self._ticket = [(peer.node, (peer.carrier.nat.ip, PORT)) for peer in named]
 
     def start(self, peer: Peer) -> None:
         """A host comes, for the first time or again."""
@@ -150,10 +152,8 @@ class Simulation:
         self.metrics.started(peer)
         if peer is self.origin:
             self._broadcast()
-        group = self.group(peer)
-        if group.session_s is not None:
-            share = throw(self.seed, peer.name, "session", peer.lives)
-            stay_s = laws.draw(group.session_s, share)
+        stay_s = laws.stays_s(self.group(peer), self.seed, peer.name, peer.lives)
+        if stay_s is not None:
             self.world.at(self.world.now + stay_s, self._session_over, peer, peer.lives)
 
     def _session_over(self, peer: Peer, life: int) -> None:
@@ -161,14 +161,13 @@ class Simulation:
             return
         self.metrics.leaves(peer)
         peer.leave()
-        again_s = self.group(peer).returns_after_s
+        again_s = laws.away_s(self.group(peer), self.seed, peer.name, life)
         if again_s is not None:
             self.world.at(self.world.now + again_s, self.start, peer)
 
     def ticket(self) -> list[tuple[NodeId, Address]]:
-        """The seeds and the broadcaster, as every ticket names them."""
-        known = [*self.seeds[:TICKET_SEEDS_MAX], self.origin]
-        return [(peer.node, (peer.carrier.nat.ip, PORT)) for peer in known]
+        """The seeds and the broadcaster as they were at first: tickets do not change."""
+        return self._ticket
 
     def _make_swarm(self, peer: Peer) -> Swarm:
         origin = peer.role is Role.ORIGIN
@@ -208,6 +207,10 @@ class Simulation:
     def _on_parcel(self, peer: Peer, send: Any) -> None:
         for checker in self.checkers:
             checker.parcel(peer, send)
+
+    def _on_arrived(self, peer: Peer, sender: NodeId, parcel: Any) -> None:
+        for checker in self.checkers:
+            checker.arrived(peer, sender, parcel)
 
     def _on_convicted(self, peer: Peer, whom: NodeId, why: str) -> None:
         for checker in self.checkers:

@@ -124,14 +124,20 @@ class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self.by_ip: dict[str, Peer] = {}
+        self.behind: dict[Address, Peer] = {}  # Those who share an address with others (CGNAT).
         self.flying = 0
         self.lost = 0
         self.fading = 0  # Bytes of connections that ended while they were on their way.
         self.cuts: list[Cut] = []
+        self.jams: list[Cut] = []
         self.dht_out = False
         self.extra_delay_s = 0.0
         self.messages = 0
         self.count = count()
+
+    def at(self, address: Address) -> Peer | None:
+        """Whose outer address it is."""
+        return self.behind.get(address) or self.by_ip.get(address[0])
 
     def blocked(self, a: Peer, b: Peer) -> bool:
         """Whether packets from `a` to `b` get nowhere now."""
@@ -139,14 +145,26 @@ class Network:
             return True
         return any(cut.cuts(a, b) for cut in self.cuts) if self.cuts else False
 
+    def jammed_s(self, a: Peer, b: Peer) -> float:
+        """How long what `a` sends to `b` now is held up before it goes on its way."""
+        until = max((jam.until for jam in self.jams if jam.cuts(a, b)), default=0.0)
+        return max(0.0, until - self.world.now)
+
+    def shut(self, a: Peer, b: Peer) -> bool:
+        """Whether nothing from `a` reaches `b` for now: a handshake does not wait that long."""
+        return self.blocked(a, b) or bool(self.jams and self.jammed_s(a, b))
+
 
 @dataclass(slots=True)
 class Cut:
-    """A partition: nothing from `these` reaches `those`; and back, unless it is one-way."""
+    """A partition: nothing from `these` reaches `those`; and back, unless it is one-way.
+    until: as a jam, when it ends and what it held goes on.
+    """
 
     these: frozenset[int]
     those: frozenset[int]
     one_way: bool = False
+    until: float = 0.0
     stopped: int = 0  # How much it kept from passing.
 
     def cuts(self, a: Peer, b: Peer) -> bool:
@@ -347,6 +365,8 @@ class Carrier:
             if up.bps < inf else 0.0  # fmt: skip
         sample_s = way_s + end.delay_s + self.network.extra_delay_s + min(queue_s, 0.05)
         end.srtt_s += (sample_s - end.srtt_s) / 8  # RFC 9002 5.3.
+        if self.network.jams:
+            way_s += self.network.jammed_s(self.peer, end.there)
         return way_s
 
     def _repair(self, end: End, packets: int, wire: int, *, tail: bool) -> float:
@@ -458,8 +478,8 @@ class Carrier:
         source = self.nat.out(address, now=self.world.now)
         self.traffic.handshakes_out += FLIGHT_BYTES
         leaves = self._urgent(FLIGHT_BYTES)
-        there = self.network.by_ip.get(address[0])
-        if source is None or there is None or self.network.blocked(self.peer, there) \
+        there = self.network.at(address)
+        if source is None or there is None or self.network.shut(self.peer, there) \
                 or self.weather.lost(1, self.rng):  # fmt: skip
             self.network.lost += FLIGHT_BYTES
             return
@@ -486,7 +506,7 @@ class Carrier:
         self.traffic.handshakes_out += SERVER_FLIGHT_BYTES
         self._urgent(SERVER_FLIGHT_BYTES)
         delay_s = caller.delay_to(peer)
-        lost = 1 if self.network.blocked(peer, caller) else self.weather.lost(3, self.rng)
+        lost = 1 if self.network.shut(peer, caller) else self.weather.lost(3, self.rng)
         if lost or not self.nat.out(source, now=now):
             self.network.lost += SERVER_FLIGHT_BYTES
             return
@@ -505,7 +525,7 @@ class Carrier:
         theirs = caller.carrier
         theirs.traffic.handshakes_out += FINISH_BYTES
         theirs.traffic.bytes_out += FINISH_BYTES
-        if not (self.peer.alive and caller.alive) or self.network.blocked(caller, self.peer):
+        if not (self.peer.alive and caller.alive) or self.network.shut(caller, self.peer):
             self.network.lost += FINISH_BYTES
             theirs.refused(self.peer.node, "idle_timeout")
             return
@@ -569,9 +589,8 @@ class Carrier:
         leaves = self._urgent(PACKET_OVERHEAD + len(reason))
         self.network.flying += PACKET_OVERHEAD + len(reason)
         # The close travels after what was sent before it, but waits for no repair of it.
-        self.world.at(
-            leaves + end.delay_s, end.there.carrier.hung_up, end.twin, reason, guilty,
-        )  # fmt: skip
+        arrives = leaves + end.delay_s + self.network.jammed_s(self.peer, end.there)
+        self.world.at(arrives, end.there.carrier.hung_up, end.twin, reason, guilty)
 
     def hung_up(self, end: End, reason: str, guilty: bool) -> None:
         """The other end has closed the link; when the path is blocked we find out later."""
@@ -614,7 +633,5 @@ class Carrier:
     def idle_if_blocked(self) -> None:
         """A path has been blocked for the idle timeout: links over it are gone."""
         for end in list(self.links.values()):
-            if self.network.blocked(self.peer, end.there) or self.network.blocked(
-                end.there, self.peer
-            ):
+            if self.network.shut(self.peer, end.there) or self.network.shut(end.there, self.peer):
                 self.idle(end)

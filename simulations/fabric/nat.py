@@ -24,16 +24,18 @@ class Kind(Enum):
     RESTRICTED = "restricted"
     CONE = "cone"
     SYMMETRIC = "symmetric"
+    CGNAT = "cgnat"  # A provider's, as `cone`; its address is that of many, each with own ports.
     BLOCKED = "blocked"  # A firewall that lets no UDP through.
 
 
 @dataclass(slots=True)
 class Nat:
-    """One host's way to the internet. ip: its outer address."""
+    """One host's way to the internet. ip, port: its outer address."""
 
     kind: Kind
     ip: str
     timeout_s: float = TIMEOUT_S
+    port: int = PORT
     _sent: dict[Address, float] = field(default_factory=dict)  # To whom, when last.
     _ports: dict[Address, int] = field(default_factory=dict)  # Of a symmetric one, by destination.
     _next: int = PORT + 1
@@ -43,12 +45,12 @@ class Nat:
         if self.kind is Kind.BLOCKED:
             return None
         if self.kind is Kind.NONE:
-            return self.ip, PORT
+            return self.ip, self.port
         self._sent[to] = now
         if len(self._sent) > MAPPINGS_MAX:
             del self._sent[next(iter(self._sent))]
         if self.kind is not Kind.SYMMETRIC:
-            return self.ip, PORT
+            return self.ip, self.port
         if to not in self._ports:
             self._ports[to] = self._next
             self._next += 1
@@ -58,17 +60,17 @@ class Nat:
         """Whether a datagram from `source` to our outer `port` comes in."""
         match self.kind:
             case Kind.NONE:
-                return port == PORT
+                return port == self.port
             case Kind.BLOCKED:
                 return False
             case Kind.FULL_CONE:
-                return port == PORT and any(self._fresh(at, now) for at in self._sent.values())
+                return port == self.port and any(self._fresh(at, now) for at in self._sent.values())
             case Kind.RESTRICTED:
-                return port == PORT and any(
+                return port == self.port and any(
                     to[0] == source[0] and self._fresh(at, now) for to, at in self._sent.items()
                 )
-            case Kind.CONE:
-                return port == PORT and self._open_to(source, now)
+            case Kind.CONE | Kind.CGNAT:
+                return port == self.port and self._open_to(source, now)
             case Kind.SYMMETRIC:
                 return self._ports.get(source) == port and self._open_to(source, now)
 

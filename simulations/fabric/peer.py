@@ -28,7 +28,6 @@ from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Carrier
 from simulations.fabric.clock import Clock
 from simulations.fabric.dice import die, secret
-from simulations.fabric.nat import PORT
 from simulations.fabric.world import World
 
 Twist = Callable[[Send], Send | None]
@@ -97,6 +96,7 @@ class Watchers:
 
     effect: Callable[[Peer, Any], None] = lambda *_: None
     parcel: Callable[[Peer, Send], None] = lambda *_: None
+    arrived: Callable[[Peer, NodeId, Parcel], None] = lambda *_: None
     convicted: Callable[[Peer, NodeId, str], None] = lambda *_: None
 
 
@@ -129,6 +129,7 @@ class Peer:
     convicted: list[tuple[NodeId, str]] = field(default_factory=list)
     past: list[Swarm] = field(default_factory=list)
     dht_dropped: int = 0
+    twisted: int = 0  # Words that `twist` has changed, held up or swallowed.
     lives: int = 0
     _dht: Driver = field(init=False)
     _swarm: Driver | None = None
@@ -151,7 +152,7 @@ class Peer:
         """Where others can reach us, as well as we know: what most peers say they see."""
         if self._seen_as:
             return Counter(self._seen_as).most_common(1)[0][0]
-        return self.carrier.nat.ip, PORT
+        return self.carrier.nat.ip, self.carrier.nat.port
 
     @property
     def drivers(self) -> list[Driver]:
@@ -258,7 +259,10 @@ class Peer:
                 self._up.pop(sender, None)
                 self._tell_all(sender, happening, now)
             case _:
-                header = happening.header if type(happening) is Parcel else happening
+                header = happening
+                if type(happening) is Parcel:
+                    header = happening.header
+                    self.watchers.arrived(self, sender, happening)
                 stream = getattr(header, "stream", None)
                 if stream is None:
                     self._dht.tell(sender, happening, now)
@@ -291,15 +295,19 @@ class Peer:
             case Send():
                 if type(effect.message) is Parcel:
                     self.watchers.parcel(self, effect)
-                sent = effect if self.twist is None else self.twist(effect)
-                if sent is not None:
-                    self.carrier.send(sent.peer, sent.message, sent.expires_at)
+                self._say(effect)
             case Dial() | Hangup():
                 self._perform(effect)
             case Note():
                 self.notes.append(effect)
             case _:
                 self.watchers.effect(self, effect)
+
+    def _say(self, effect: Send) -> None:
+        said = effect if self.twist is None else self.twist(effect)
+        self.twisted += said is not effect
+        if said is not None:
+            self.carrier.send(said.peer, said.message, said.expires_at)
 
     def _perform(self, effect: Send | Dial | Hangup) -> None:
         if isinstance(effect, Dial):
@@ -314,7 +322,9 @@ class Peer:
         match effect:
             case Hangup() if not effect.guilty and self._traded_with(effect.peer):
                 pass  # The DHT is done with the link, a swarm is not.
-            case Send() | Dial() | Hangup():
+            case Send():
+                self._say(effect)
+            case Dial() | Hangup():
                 self._perform(effect)
             case dht.Found():
                 if self.swarm is not None and self._swarm is not None and effect.key == self.stream:

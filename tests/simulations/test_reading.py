@@ -55,6 +55,11 @@ CASES = [
         "Did you mean kill?",
     ),
     ({"faults": [{"kind": "dht_outage", "at_s": 99, "for_s": 1}]}, "after the chaos", "chaos_s"),
+    (
+        {"faults": [{"kind": "dht_outage", "at_s": 1, "for_s": 60}]},
+        "faults[0].for_s: it is not over when the run is",
+        "heal_s",
+    ),
     ({"expect": {"lag_p95": {"max": 1}}}, "expect.lag_p95: no such figure", "lag_s_p95?"),
     ({"expect": {"lag_s_p95": {}}}, "neither min nor max", ""),
     ({"sometimes": ["puls"]}, "no such event", "Did you mean pull?"),
