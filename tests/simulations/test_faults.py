@@ -131,7 +131,8 @@ def test_every_fault_touches_something(trace: str) -> None:
     ]  # fmt: skip
     faults = [{**fault, "at_s": nth * 0.3} for nth, fault in enumerate(faults)]
     guests = {"name": "guests", "n": 2, "arrive": COLD}
-    outcome = run(HOMES, guests, faults=faults)
+    phases = {"warm_up_s": 0.5, "chaos_s": 6, "check_s": 2}  # Look-ups are made in the beginning.
+    outcome = run(HOMES, guests, faults=faults, phases=phases)
     assert [(f.kind, f.touched) for f in outcome.faults if f.touched == 0] == []
     assert verdict(outcome, "every fault").passed
     assert verdict(outcome, "no byte appears").passed, verdict(outcome, "no byte appears").detail
