@@ -1,23 +1,18 @@
-"""Several seeds of a scenario, here or spread over processes; their means and intervals.
-
-The result does not depend on how the seeds are spread: each is a simulation of its own, and rows
-are put into the order of the seeds.
-"""
+"""Several seeds of a scenario, here or spread over processes; their means and intervals."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from simulations.cells import Cell, Row, spread
 from simulations.checkers import Sometimes, Verdict
-from simulations.reading import read
+from simulations.reading import load, make
 from simulations.scenario import Scenario
 from simulations.simulation import Outcome, Progress, Simulation
 
@@ -30,8 +25,7 @@ T_95 = (
     2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 
-Row = dict[str, Any]
-Told = Callable[[int, float, float], None]  # Seed, virtual seconds done, of how many.
+Told = Callable[[int, float, float], None]  # Which one, virtual seconds done, of how many.
 
 
 def run_one(
@@ -63,31 +57,39 @@ def row_of(outcome: Outcome) -> Row:
     }
 
 
-def run_seeds(path: Path, seeds: Iterable[int], *, jobs: int = 1, told: Told) -> Iterator[Row]:
+def run_seeds(
+    path: Path, seeds: Iterable[int], *, jobs: int = 1, scheduler: str | None = None, told: Told
+) -> Iterator[Row]:
     """Rows in the order of `seeds`; with more than one job as many processes."""
-    wanted = list(seeds)
-    if jobs == 1 or len(wanted) == 1:
-        scenario = read(path)
-        for seed in wanted:
-            yield row_of(run_one(scenario, seed, progress=_telling(told, seed)))
-        return
-    # Spawned, not forked: each process starts alike, whatever this one has done before.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(wanted)), mp_context=context) as pool:
-        asked = {pool.submit(_work, str(path), seed): seed for seed in wanted}
-        done: dict[int, Row] = {}
-        for future in as_completed(asked):
-            row = done[asked[future]] = future.result()
-            told(row["seed"], 1.0, 1.0)
-    yield from (done[seed] for seed in wanted)
+    values = load(path)
+    cells = [Cell(values, str(path), seed) for seed in seeds]
+    return run_cells(cells, jobs=jobs, scheduler=scheduler, told=told)
 
 
-def _telling(told: Told, seed: int) -> Progress:
-    return lambda at, end: told(seed, at, end)
+def run_cells(
+    cells: list[Cell], *, jobs: int = 1, scheduler: str | None = None, told: Told
+) -> Iterator[Row]:
+    """Rows in the order of `cells`. told: how far each is, by its number."""
+    numbers = {id(cell): nth for nth, cell in enumerate(cells)}
+    here = scheduler is None and (jobs == 1 or len(cells) == 1)
+
+    def work_here(cell: Cell) -> Row:
+        return _work(cell, lambda at, end: told(numbers[id(cell)], at, end))
+
+    rows = spread(work_here if here else work, cells, jobs=jobs, scheduler=scheduler)
+    for nth, row in enumerate(rows):
+        told(nth, 1.0, 1.0)
+        yield row
 
 
-def _work(path: str, seed: int) -> Row:
-    return row_of(run_one(read(Path(path)), seed))
+def work(cell: Cell) -> Row:
+    """One cell, in whatever process."""
+    return _work(cell, None)
+
+
+def _work(cell: Cell, progress: Progress | None) -> Row:
+    scenario = make(cell.values, cell.where)
+    return row_of(run_one(scenario, cell.seed, progress=progress))
 
 
 def summary_of(scenario: Scenario, rows: list[Row]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic  # noqa: TID251  # For the ETA only: nothing of a run depends on it.
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -17,8 +19,7 @@ from p2pstream.cli.common import json_option
 from p2pstream.errors import BadConfig, MissingHelper, UserError
 
 if TYPE_CHECKING:
-    from simulations.runner import Row
-    from simulations.scenario import Scenario
+    from simulations.cells import Cell, Row
 
 SHOWN = (
     ("viewers_playing", "viewers playing", ""), ("startup_s_p50", "start-up, median", "s"),
@@ -29,6 +30,10 @@ SHOWN = (
     ("duplicate_ratio", "sent twice", "%"), ("control_ratio", "overhead", "%"),
     ("repair_s", "repaired after", "s"), ("peer_s_per_cpu_s", "peer-seconds a CPU-second", ""),
 )  # fmt: skip
+
+
+SWEPT = ("lag_s_p95", "stall_ratio", "offload")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Simulate(click.Group):
@@ -59,6 +64,8 @@ Examples:
   p2pstream simulate my.toml --seed 7 --json
   p2pstream simulate replay churn 3
   p2pstream simulate diff churn 3 4
+  p2pstream simulate shrink my.toml 7 --out small.toml
+  p2pstream simulate sweep steady --set groups.homes.n=10,20,40 --seeds 1-3 --jobs 2
 """,
 )
 def command() -> None:
@@ -69,12 +76,24 @@ def command() -> None:
     """
 
 
+def spread_options(decorated: F) -> F:
+    """Where simulations are computed."""
+    for option in (
+        click.option("--scheduler", metavar="ADDR", help="Of --engine dask, as tcp://host:8786."),
+        click.option("--engine", type=click.Choice(["local", "dask"]), default="local",
+                     show_default=True, help="Here, or on a Dask cluster that runs already."),
+        click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
+                     help="Spread the work over so many processes."),
+    ):  # fmt: skip
+        decorated = option(decorated)
+    return decorated
+
+
 @command.command("run", hidden=True)
 @click.argument("scenario", required=False)
 @click.option("--seed", type=int, help="One seed (default: 1).")
 @click.option("--seeds", metavar="1-20", help="Several, as 1-20 or 1,3,5.")
-@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Spread seeds over so many processes.")  # fmt: skip
+@spread_options
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
               help="Write one page that shows what happened.")  # fmt: skip
 @click.option("--against", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -84,8 +103,9 @@ def command() -> None:
 @click.option("--list", "as_list", is_flag=True, help="Show the scenarios that come along.")
 @json_option
 def run_command(
-    scenario: str | None, seed: int | None, seeds: str | None, jobs: int, report: Path | None,
-    against: Path | None, save: Path | None, as_list: bool, as_json: bool,
+    scenario: str | None, seed: int | None, seeds: str | None, jobs: int, engine: str,
+    scheduler: str | None, report: Path | None, against: Path | None, save: Path | None,
+    as_list: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a scenario: a file, or the name of one that comes along."""
     reading = _simulations()
@@ -95,14 +115,22 @@ def run_command(
     if scenario is None:
         raise click.UsageError("which scenario? See p2pstream simulate --list.")
     from simulations import compare, runner  # noqa: PLC0415  # Not on the way of other commands.
+    from simulations.cells import Cell  # noqa: PLC0415
 
+    cluster = _cluster(engine, scheduler)
     path = reading.find(scenario)
     wanted = _seeds(seed, seeds)
-    parsed = reading.read(path)
+    values = reading.load(path)
+    parsed = reading.make(values, str(path))
     old = compare.load(against) if against else None
     if report is not None:
         _need_matplotlib()
-    rows = _run(path, wanted, jobs, parsed, as_json=as_json)
+    rows = []
+    cells = [Cell(values, str(path), number) for number in wanted]
+    for row in _run(cells, parsed.name, jobs, cluster, as_json=as_json):
+        rows.append(row)
+        if as_json:
+            click.echo(json.dumps(row))
     summary = runner.summary_of(parsed, rows)
     if as_json:
         click.echo(json.dumps({"summary": summary}))
@@ -166,6 +194,108 @@ def diff(scenario: str, seed: int, other_seed: int, other: str | None) -> None:
     click.echo(f"the first {nth} events are the same, then\n  1: {one}\n  2: {two}")
 
 
+@command.command()
+@click.argument("scenario")
+@click.argument("seed", type=int)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.toml",
+              help="Where to write it (default: standard output).")  # fmt: skip
+def shrink(scenario: str, seed: int, out: Path | None) -> None:
+    """Find the fewest hosts and faults that still fail.
+
+    The same verdict must fail with the same seed. What cannot be left out is written as a scenario.
+    """
+    reading = _simulations()
+    from simulations.shrink import Shrinker, toml  # noqa: PLC0415  # As above.
+
+    path = reading.find(scenario)
+
+    def told(hosts: int, faults: int, came: str) -> None:
+        click.echo(f"{hosts} hosts, {faults} faults: {came}", err=True)
+
+    shrinker = Shrinker(reading.load(path), str(path), seed, told)
+    text = toml(shrinker.shrink())
+    click.echo(f"still fails after {shrinker.runs} runs: {shrinker.failure}", err=True)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text)
+        click.echo(f"Replay it: p2pstream simulate {out} --seed {seed}", err=True)
+
+
+@command.command()
+@click.argument("scenario")
+@click.option("--set", "settings", multiple=True, metavar="KEY=A,B,...", required=True,
+              help="A key and its values, as groups.homes.n=10,20 or faults.0.share=0.2,0.5; "
+                   "several: all combinations.")  # fmt: skip
+@click.option("--seeds", metavar="1-20", help="Seeds of each cell, as 1-20 or 1,3,5 (default: 1).")
+@click.option("--show", metavar="FIGURE,...", default=",".join(SWEPT), show_default=True,
+              help="Which figures the table and the picture show.")  # fmt: skip
+@click.option("--rows", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.jsonl",
+              help="Keep one JSON object for each cell.")  # fmt: skip
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg",
+              help="Draw the figures over the first key.")  # fmt: skip
+@spread_options
+@json_option
+def sweep(
+    scenario: str, settings: tuple[str, ...], seeds: str | None, show: str, rows: Path | None,
+    picture: Path | None, jobs: int, engine: str, scheduler: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Run a scenario over a grid of values."""
+    reading = _simulations()
+    from simulations import grid  # noqa: PLC0415  # As above.
+
+    cluster = _cluster(engine, scheduler)
+    path = reading.find(scenario)
+    axes = [grid.axis_of(text) for text in settings]
+    cells = grid.cells_of(reading.load(path), str(path), axes, _seeds(None, seeds))
+    shown = _figures(show)
+    if picture is not None:
+        _need_matplotlib()
+    points = grid.points_of(axes)
+    each = len(cells) // len(points)
+    found = []
+    with rows.open("w") if rows is not None else nullcontext() as file:
+        for nth, row in enumerate(_run(cells, path.stem, jobs, cluster, as_json=as_json)):
+            found.append(row)
+            line = json.dumps({"cell": points[nth // each], **row})
+            if file is not None:
+                file.write(line + "\n")
+            if as_json:
+                click.echo(line)
+    summary = grid.summary_of(points, found)
+    if as_json:
+        click.echo(json.dumps({"summary": summary}))
+    else:
+        _tell_grid(summary, shown)
+    if picture is not None:
+        from simulations.report.sweep import picture_of  # noqa: PLC0415  # matplotlib: a second.
+
+        picture.write_text(picture_of(summary, shown))
+        click.echo(f"picture: {picture}", err=True)
+
+
+def _figures(text: str) -> list[str]:
+    from simulations.metrics import NAMES  # noqa: PLC0415  # As above.
+    from simulations.reading import nearest  # noqa: PLC0415
+
+    for name in (names := [name.strip() for name in text.split(",")]):
+        if name not in NAMES:
+            raise BadConfig(f"there is no figure {name!r}", hint=nearest(name, NAMES))
+    return names
+
+
+def _tell_grid(summary: list[dict[str, Any]], shown: list[str]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in (*summary[0]["point"], *shown, "passed"):
+        table.add_column(name, justify="right")
+    for one in summary:
+        figures = [one["figures"][name] for name in shown]
+        told = [f"{f['mean']:g}" + (f" ± {f['ci95']:.2g}" if f["ci95"] else "") for f in figures]
+        passed = "[green]yes" if one["passed"] else "[red]no"
+        table.add_row(*map(str, one["point"].values()), *told, passed)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
 def _simulations() -> Any:
     """The package beside ours. Raises `MissingHelper`."""
     try:
@@ -200,32 +330,35 @@ def _seeds(seed: int | None, seeds: str | None) -> list[int]:
         raise click.BadParameter(f"{seeds!r} is not written like 1-20 or 1,3,5") from None
 
 
+def _cluster(engine: str, scheduler: str | None) -> str | None:
+    """The scheduler's address; None for this machine."""
+    if (engine == "dask") != (scheduler is not None):
+        raise click.UsageError("--engine dask and --scheduler ADDR belong together")
+    return scheduler
+
+
 def _run(
-    path: Path, seeds: list[int], jobs: int, scenario: Scenario, *, as_json: bool
-) -> list[Row]:
+    cells: list[Cell], name: str, jobs: int, scheduler: str | None, *, as_json: bool
+) -> Iterator[Row]:
     """All rows, with progress on a terminal."""
     from simulations import runner  # noqa: PLC0415  # As above.
 
     console = Console(stderr=True, highlight=False)
     quiet = as_json or not console.is_terminal
-    shares = dict.fromkeys(seeds, 0.0)
-    rows: list[Row] = []
+    shares = [0.0] * len(cells)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
                TextColumn("[dim]{task.fields[told]}"))  # fmt: skip
     began = monotonic()
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task(scenario.name, total=len(seeds), told="")
+        task = bar.add_task(name, total=len(cells), told="")
 
-        def told(seed: int, at: float, end: float) -> None:
-            shares[seed] = at / end
-            words = f"seed {seed}, {at:.0f} of {end:.0f} s, {monotonic() - began:.0f} s so far"
-            bar.update(task, completed=sum(shares.values()), told=words)
+        def told(nth: int, at: float, end: float) -> None:
+            shares[nth] = at / end
+            words = f"seed {cells[nth].seed}, {at:.0f} of {end:.0f} s"
+            words += f", {monotonic() - began:.0f} s so far"
+            bar.update(task, completed=sum(shares), told=words)
 
-        for row in runner.run_seeds(path, seeds, jobs=jobs, told=told):
-            rows.append(row)
-            if as_json:
-                click.echo(json.dumps(row))
-    return rows
+        yield from runner.run_cells(cells, jobs=jobs, scheduler=scheduler, told=told)
 
 
 def _tell(rows: list[Row], summary: dict[str, Any]) -> None:

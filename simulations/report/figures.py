@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulations.runner import Row
+from simulations.cells import Row
 
 INK, SOFT, LINE = "#1c2430", "#6b7685", "#dde3ea"
 BLUE, TEAL, AMBER, RED, VIOLET = "#2f6fed", "#12a594", "#f2a33a", "#e5484d", "#8e5bd9"
@@ -239,3 +239,17 @@ def _svg_of(draw: Callable[[Figure], None], size: tuple[float, float], salt: str
     for side in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", svg, count=1)
     return svg
+
+
+def panels(drawn: list[Callable[[Axes], None]]) -> str:
+    """Several axes beside each other, as an SVG file of its own."""
+
+    def draw(figure: Figure) -> None:
+        figure.set_layout_engine("constrained")
+        all_axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for axes, draw_one in zip(all_axes, drawn, strict=True):
+            draw_one(axes)
+
+    size = (HALF[0] * len(drawn), HALF[1])
+    svg = _svg_of(draw, size, "panels")
+    return svg.replace("<svg ", '<svg style="background: white" ', 1)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from p2pstream import __version__
+from simulations.cells import Row
 from simulations.compare import Change
 from simulations.report import figures
-from simulations.runner import Row
 from simulations.scenario import Scenario
 
 CARDS = (
