@@ -39,9 +39,10 @@ CLASS_NAMES = (
     "continuity", "startup_s_p95",
 )  # fmt: skip
 COVERAGE = (
-    "pull", "late_pull", "parent_replaced", "partner_refused", "lie_convicted", "banned",
+    "pull", "parent_late", "parent_replaced", "slots_all_taken", "liar_convicted", "banned",
     "jumped_ahead", "stalled_and_resumed", "new_epoch", "dial_failed", "packet_repaired",
-    "parcel_expired", "link_lost", "returned", "slept", "dht_found", "origin_left",
+    "path_probed", "parcel_expired", "link_timed_out", "returned", "slept", "dht_found",
+    "origin_left",
 )  # fmt: skip
 SERIES = (
     "t_s", "viewers", "playing_share", "lag_s_p50", "lag_s_p95", "origin_kbps", "offload",
@@ -255,21 +256,23 @@ class Metrics:
         counters = [swarm.counters for _, swarm in self._swarms]
         traffic = [peer.carrier.traffic for peer in self.sim.peers]
         players = [s.watch.playout.counters for _, s in self._swarms if s.watch]
+        liars = {p.node for p in self.sim.peers if p.twist is not None}
         full = sum(s.children.slots > 0 and not s.children.free for _, s in self._swarms)
         return {
             "pull": sum(c.pulls for c in counters),
-            "late_pull": sum(c.pulls_late for c in counters),
+            "parent_late": sum(c.pulls_late for c in counters),
             "parent_replaced": sum(c.parents_replaced for c in counters),
-            "partner_refused": full,
-            "lie_convicted": sum(len(p.convicted) for p in self.sim.peers),
+            "slots_all_taken": full,
+            "liar_convicted": sum(n in liars for p in self.sim.peers for n, _ in p.convicted),
             "banned": sum(len(p.carrier.bans) for p in self.sim.peers),
             "jumped_ahead": sum(p.skipped for p in players),
             "stalled_and_resumed": sum(p.late for p in players),
             "new_epoch": sum(n for epoch, n in self._epochs.items() if epoch > 1),
             "dial_failed": sum(t.dials_failed for t in traffic),
-            "packet_repaired": sum(t.resent for t in traffic),
+            "packet_repaired": sum(t.repaired for t in traffic),
+            "path_probed": sum(t.probes for t in traffic),
             "parcel_expired": sum(t.expired for t in traffic),
-            "link_lost": sum(p.stopped_at is not None for p in self.sim.peers),
+            "link_timed_out": sum(t.timed_out for t in traffic),
             "returned": sum(p.lives > 1 for p in self.sim.peers),
             "slept": sum(n.event == "slept" for p in self.sim.peers for n in p.notes),
             "dht_found": sum(found.found > 0 for found in self._lookups),

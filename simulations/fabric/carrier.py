@@ -114,8 +114,10 @@ class Traffic:
     resent: int = 0  # Bytes sent again.
     dials: int = 0
     dials_failed: int = 0
-    unvalidated_in: int = 0  # Bytes from addresses that had not proven themselves ...
-    unvalidated_out: int = 0  # ... and to them.
+    repaired: int = 0  # Packets that were lost, and sent again.
+    probes: int = 0  # Into blocked paths.
+    timed_out: int = 0  # Links of which nothing was heard for the idle timeout.
+    amplified: float = 0.0  # The most that went to one unproven address, of what came from it.
 
 
 class Network:
@@ -191,6 +193,7 @@ class Carrier:
         self.traffic = Traffic()
         self.inbox: deque[tuple[End, Any, int]] = deque()
         self.inbox_bytes = 0
+        self.unproven: dict[Address, tuple[int, int]] = {}  # Bytes from an address, and to it.
         self._ring: deque[End] = deque()
         self._serving = False
 
@@ -273,6 +276,7 @@ class Carrier:
             return
         if self.network.blocked(self.peer, end.there):
             self._waste(FLIGHT_BYTES)
+            self.traffic.probes += 1
             wait_s = HOLD_S[min(end.holding, len(HOLD_S) - 1)]
             end.holding += 1
             self.world.at(self.world.now + wait_s, self._probe, end)
@@ -380,6 +384,7 @@ class Carrier:
                 break
             again = min(lost, packets)
             self._waste(again * each)
+            self.traffic.repaired += again
             self.up.push(again * each, now=self.world.now)
             at_the_end = tail or self.rng.random() < again / packets
             waited_s += end.srtt_s * TAIL_RTTS + TAIL_S if at_the_end else end.srtt_s * LOSS_RTTS
@@ -420,6 +425,7 @@ class Carrier:
             return
         sender.traffic.bytes_out += wire
         sender.traffic.resent += wire
+        sender.traffic.repaired += -(-wire // 1200)
         sender.up.push(wire, now=self.world.now)
         again_s = end.srtt_s * LOSS_RTTS * 2**tries + TAIL_S
         self.world.at(self.world.now + again_s, self.arrive, end, message, wire, tries + 1)
@@ -501,8 +507,7 @@ class Carrier:
         self.traffic.bytes_in += FLIGHT_BYTES
         if dialling.done:
             return
-        self.traffic.unvalidated_in += FLIGHT_BYTES
-        self.traffic.unvalidated_out += SERVER_FLIGHT_BYTES
+        self._answer_unproven(source)
         self.traffic.handshakes_out += SERVER_FLIGHT_BYTES
         self._urgent(SERVER_FLIGHT_BYTES)
         delay_s = caller.delay_to(peer)
@@ -519,6 +524,13 @@ class Carrier:
         else:
             # The caller's finish reaches us a round trip from now, our Hello reaches it after that.
             self.world.at(now + 2 * delay_s, self._accept, caller, source, address, delay_s)
+
+    def _answer_unproven(self, source: Address) -> None:
+        """RFC 9000 8.1: at most three times what came, for each address."""
+        came, went = self.unproven.get(source, (0, 0))
+        came, went = came + FLIGHT_BYTES, went + SERVER_FLIGHT_BYTES
+        self.unproven[source] = came, went
+        self.traffic.amplified = max(self.traffic.amplified, went / came)
 
     def _accept(self, caller: Peer, source: Address, address: Address, delay_s: float) -> None:
         """1.5 round trips after the dial: the link is up here."""
@@ -537,6 +549,7 @@ class Carrier:
         here = self.end(caller, source, dialled=False, delay_s=delay_s)
         there = theirs.end(self.peer, address, dialled=True, delay_s=delay_s)
         here.twin, there.twin = there, here
+        self.unproven.pop(source, None)
         self.world.trace.add(self.world.now, tr.LINK_UP, self.peer.number, caller.number)
         # Planned first, so that nothing we say now reaches the caller before its own `LinkUp`.
         self.world.at(self.world.now + delay_s, theirs.established, there, source)
@@ -609,6 +622,7 @@ class Carrier:
         """Nothing was heard for the idle timeout."""
         if end.up:
             self._down(end)
+            self.traffic.timed_out += 1
             if self.peer.alive:
                 self.peer.deliver(end.there.node, LinkDown("idle_timeout"))
 

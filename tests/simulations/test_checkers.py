@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from p2pstream.dht.lookup import Lookup
+from p2pstream.dht.table import RoutingTable
 from p2pstream.errors import Misbehaviour
+from p2pstream.identity import NodeId
+from p2pstream.net.doorman import Bans
 from p2pstream.playback.playout import Playout
 from p2pstream.stream import window
-from p2pstream.swarm.partners import Candidates
+from p2pstream.swarm import partners
+from p2pstream.swarm.partners import Candidate, Candidates
 from p2pstream.swarm.protocol import Swarm
 from p2pstream.swarm.taker import Taker
 from simulations import checkers
+from simulations.checkers import Checker, Verdict
+from simulations.fabric import carrier
 from simulations.fabric.carrier import Carrier
+from simulations.fabric.dice import secret
 from simulations.fabric.peer import Peer
-from tests.simulations.small import run, verdict, watched_by
+from simulations.simulation import Simulation
+from tests.simulations.small import run, scenario, verdict, watched_by
 
 Patch = pytest.MonkeyPatch
 HOMES = {"name": "homes", "n": 4, "arrive": {"law": "cold"}}
@@ -56,8 +66,16 @@ def test_a_table_leaks(monkeypatch: Patch) -> None:
 
 
 def test_candidates_leak(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Candidates, "__len__", lambda _: 10_000)
-    assert "candidates" in watched_by(checkers.Bounded()).detail
+    """Nobody is known again, and nobody is ever forgotten. (The limit is soon reached here.)"""
+
+    def learn(self: Candidates, node: NodeId, addresses: Any) -> None:
+        self._known[NodeId(secret(len(self), node))] = Candidate(node, tuple(addresses))
+
+    for module in (partners, checkers):
+        monkeypatch.setattr(module, "CANDIDATES_MAX", 9)
+    assert watched_by(checkers.Bounded()).passed
+    monkeypatch.setattr(Candidates, "learn", learn)
+    assert "candidates: " in watched_by(checkers.Bounded()).detail
 
 
 def test_bytes_vanish(monkeypatch: Patch) -> None:
@@ -97,14 +115,11 @@ def test_a_core_that_spins(monkeypatch: Patch) -> None:
 
 
 def test_an_amplifier(monkeypatch: Patch) -> None:
-    called = Carrier.called
-
-    def amplify(self: Carrier, *arguments: Any) -> None:
-        called(self, *arguments)
-        self.traffic.unvalidated_out += 5000
-
-    monkeypatch.setattr(Carrier, "called", amplify)
-    assert not watched_by(checkers.NoAmplifier()).passed
+    """A first answer as long as five first flights. A crowd that proves itself excuses nothing."""
+    monkeypatch.setattr(carrier, "SERVER_FLIGHT_BYTES", 5 * carrier.FLIGHT_BYTES)
+    told = watched_by(checkers.NoAmplifier())
+    assert not told.passed
+    assert "5.0 times" in told.detail
 
 
 def test_an_honest_node_is_convicted(monkeypatch: Patch) -> None:
@@ -133,35 +148,66 @@ def test_the_repair_path_is_dropped(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(Peer, "_perform_swarm", forgetful)
     monkeypatch.setattr(Taker, "_ask", ask)
-    long = {"warm_up_s": 3, "chaos_s": 3, "check_s": 2}
     monkeypatch.setattr(checkers, "SETTLE_S", 3.0)
     monkeypatch.setattr(checkers, "STALLED_S_MAX", 0.5)
-    assert not watched_by(checkers.EveryonePlays(), phases=long).passed
+    monkeypatch.setattr(checkers, "STALLS_MAX", 0)
+    watching: list[Checker] = [checkers.EveryonePlays(), checkers.LateIsPulled()]
+    short = {"warm_up_s": 3, "chaos_s": 3, "check_s": 2}
+    outcome = Simulation(scenario(phases=short), 1, checkers=watching).run()
+    assert not verdict(outcome, "every honest viewer plays").passed
+    assert not verdict(outcome, "late parents are repaired").passed
+
+
+def pollution() -> Verdict:
+    """Homes that give little, so that polluters are asked too; who can say little themselves."""
+    homes, bad = HOMES | {"copies": 1}, POLLUTER | {"n": 2, "up_kbps": 600}
+    phases = {"warm_up_s": 2, "chaos_s": 2, "check_s": 2}
+    return watched_by(checkers.PollutersAreOut(), homes, bad, phases=phases)
+
+
+def test_polluters_that_are_convicted_are_out() -> None:
+    told = pollution()
+    assert told.passed
+    assert not told.detail.startswith("0 "), "otherwise the tests below test nothing"
 
 
 def test_nobody_is_convicted_of_pollution(monkeypatch: Patch) -> None:
-    """A polluter that is convicted and stays a partner."""
-    monkeypatch.setattr(Carrier, "hang_up", lambda *_, **__: None)
-    monkeypatch.setattr(checkers.PollutersAreOut, "sample", _ban_all)
-    assert not watched_by(checkers.PollutersAreOut(), HOMES, POLLUTER).passed
+    """A wrong piece is thrown away, and its sender stays."""
+    accept = Swarm._accept_piece
+
+    def meek(self: Swarm, partner: Any, header: Any, body: bytes, now: float) -> None:
+        with suppress(Misbehaviour):
+            accept(self, partner, header, body, now)
+
+    monkeypatch.setattr(Swarm, "_accept_piece", meek)
+    told = pollution()
+    assert not told.passed
+    assert "whose wrong piece came at" in told.detail
 
 
-def _ban_all(self: checkers.PollutersAreOut) -> None:
-    """The ban holds, but the link goes on."""
-    for number, whom in self.guilty:
-        peer = self.sim.peers[number]
-        if not peer.carrier.bans.holds(whom, now=self.sim.world.now):
-            peer.carrier.bans.add(whom, now=self.sim.world.now)
+def test_convicts_are_let_in_again(monkeypatch: Patch) -> None:
+    """The link ends, but no ban holds: polluters are back at once."""
+    monkeypatch.setattr(Bans, "holds", lambda *_, **__: False)
+    assert not pollution().passed
 
 
-def test_look_ups_that_find_nothing(monkeypatch: Patch) -> None:
-    def few(self: Peer, bootstrap: Any) -> None:
-        start(self, bootstrap)
-        self.dht_dropped = -1
+def test_look_ups_that_stop_at_the_first_answer(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(checkers, "SETTLE_S", 3.0)
+    told = watched_by(checkers.LookupsFindClosest())
+    assert told.passed
+    assert told.detail.endswith(" %"), "somebody was asked"
+    over = Lookup.over
 
-    start = Peer.start
-    monkeypatch.setattr(Peer, "start", few)
-    monkeypatch.setattr(checkers, "CLOSEST_WANTED", 1.1)
+    def hasty(self: Lookup, *, now: float) -> bool:
+        return self.answers > 0 or over(self, now=now)
+
+    monkeypatch.setattr(Lookup, "over", hasty)
+    assert not watched_by(checkers.LookupsFindClosest()).passed
+
+
+def test_nodes_that_answer_look_ups_with_nobody(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(checkers, "SETTLE_S", 3.0)
+    monkeypatch.setattr(RoutingTable, "closest", lambda *_, **__: [])
     assert not watched_by(checkers.LookupsFindClosest()).passed
 
 
