@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e simulate vectors clean
+.PHONY: help demo test check lint unit e2e simulate determinism vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
 	@echo "make test     everything: lint, types, tests, then the tests with real processes"
 	@echo "make check    lint, types and the quick tests"
 	@echo "make simulate run every scenario and compare with its accepted result"
+	@echo "make determinism  run 6 scenarios x 20 seeds twice: every seed must be the same run"
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
 
@@ -42,6 +43,10 @@ e2e: $(VENV)/.ready-test
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready
 	$(BIN)/python -m simulations.baseline
+
+# The same seed in two processes with two hash seeds: the same run, to the bit. Takes long.
+determinism: $(VENV)/.ready
+	$(BIN)/python -m simulations.determinism
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors

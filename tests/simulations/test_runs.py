@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from p2pstream.cli import simulate
 from p2pstream.errors import UserError
-from simulations import compare, runner
+from simulations import compare, determinism, runner
 from simulations.reading import read
 from tests.simulations.small import run
 
@@ -78,19 +75,18 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def hashes(path: Path, hash_seed: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.simulations.determine", str(path), "1", "2"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONHASHSEED": hash_seed},
-    )  # fmt: skip
-    return done.stdout.splitlines()
-
-
 def test_a_seed_is_the_same_run_in_every_process(path: Path) -> None:
-    one, other = hashes(path, "1"), hashes(path, "4242")
-    assert one == other
-    assert one[0].split()[1] != one[1].split()[1], "another seed is another run"
+    """The short version of `make determinism`."""
+    assert list(determinism.problems(str(path), "1-2")) == []
+
+
+def test_a_run_that_differs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"1": {1: "aa", 2: "aa"}, "4242": {1: "aa", 2: "bb"}}
+    monkeypatch.setattr(determinism, "hashes", lambda *words: told[words[2]])
+    assert list(determinism.problems("x", "1-2")) == [
+        "seed 2: aa in one process, bb in another",
+        "two seeds have the same trace",
+    ]
 
 
 def test_spread_over_processes_or_not(path: Path) -> None:
