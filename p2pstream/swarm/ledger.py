@@ -37,8 +37,8 @@ class Counters:
 class Account:
     """With one partner: bytes of pieces since the link came up, and how often it let us down.
 
-    unanswered: requests that somebody else had to answer, or nobody did, fading. barren: times in
-    a row that it was our parent and brought nothing. pulled: bytes it lately asked of us.
+    unanswered: requests that somebody else had to answer, or nobody did, fading. barren: times
+    that it was to feed us and had never brought anything.
     """
 
     taken: int = 0
@@ -46,4 +46,3 @@ class Account:
     duplicates: int = 0
     unanswered: float = 0.0
     barren: int = 0
-    pulled: float = 0.0

@@ -123,7 +123,7 @@ class Parenting:
         for other in self.mesh.partners.values():
             if other.role is not Role.VIEWER and other is not partner:
                 other.cool.pop(feed, None)
-        if not parent.pieces and partner.shunned_until <= now:
+        if not partner.account.taken and partner.shunned_until <= now:
             partner.account.barren = min(BARREN_MAX, partner.account.barren + 1)
             partner.shunned_until = now + COOL_S * 2 ** (partner.account.barren - 1)
 

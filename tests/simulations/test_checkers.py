@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -49,9 +49,10 @@ def test_verification_switched_off(monkeypatch: Patch) -> None:
 def test_playout_goes_back(monkeypatch: Patch) -> None:
     take = Playout.take
 
-    def again(self: Playout, *, now: float) -> list[int]:
-        taken = take(self, now=now)
-        return taken * 2
+    def again(self: Playout, *, now: float) -> Iterator[int]:
+        for seq in take(self, now=now):
+            yield seq
+            yield seq
 
     monkeypatch.setattr(Playout, "take", again)
     assert not watched_by(checkers.Monotone()).passed
