@@ -30,7 +30,10 @@ from tests.simulations.small import run, scenario, verdict, watched_by
 
 Patch = pytest.MonkeyPatch
 HOMES = {"name": "homes", "n": 4, "arrive": {"law": "cold"}}
-POLLUTER = {"name": "bad", "n": 1, "behaviour": "polluter"}
+POLLUTER = {"name": "bad", "n": 2, "behaviour": "polluter", "up_kbps": 600}
+# Homes that give little, so that polluters are asked too; who can say little themselves.
+POLLUTED = (HOMES | {"copies": 1}, POLLUTER)
+POLLUTED_PHASES = {"warm_up_s": 2, "chaos_s": 2, "check_s": 2}
 
 
 def test_a_healthy_build_passes_all() -> None:
@@ -41,7 +44,7 @@ def test_a_healthy_build_passes_all() -> None:
 
 def test_verification_switched_off(monkeypatch: Patch) -> None:
     monkeypatch.setattr(window, "proves", lambda *_: True)
-    told = watched_by(checkers.OnlyVerified(), HOMES, POLLUTER)
+    told = watched_by(checkers.OnlyVerified(), *POLLUTED, phases=POLLUTED_PHASES)
     assert not told.passed
     assert "other bytes" in told.detail
 
@@ -160,10 +163,7 @@ def test_the_repair_path_is_dropped(monkeypatch: Patch) -> None:
 
 
 def pollution() -> Verdict:
-    """Homes that give little, so that polluters are asked too; who can say little themselves."""
-    homes, bad = HOMES | {"copies": 1}, POLLUTER | {"n": 2, "up_kbps": 600}
-    phases = {"warm_up_s": 2, "chaos_s": 2, "check_s": 2}
-    return watched_by(checkers.PollutersAreOut(), homes, bad, phases=phases)
+    return watched_by(checkers.PollutersAreOut(), *POLLUTED, phases=POLLUTED_PHASES)
 
 
 def test_polluters_that_are_convicted_are_out() -> None:
