@@ -42,7 +42,7 @@ from p2pstream.wire.codec import Message
 # Under way from a source: enough for the window of a local link, and less than what makes a swarm
 # stop pushing to a child (`giver.BACKLOG_S`).
 UNDER_WAY_BYTES = 512 * 1024
-STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): go on without it.
+STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): what came counts.
 CHUNK_S = 0.2  # Of media, as the broadcaster cuts it.
 MAP_S = 1.0  # As `swarm.protocol.UPKEEP_S`.
 TICK_S = 2e-3
@@ -61,7 +61,11 @@ async def receive(setup: Setup) -> None:
         with trio.fail_after(LINK_S):
             await sink.wait(lambda: sink.got > 0)
         began, sink.goal = cost(), setup.bytes
-        await sink.wait(lambda: sink.got >= sink.goal)
+        before = 0
+        while before < sink.got < sink.goal:
+            before = sink.got
+            with trio.move_on_after(STALL_S):
+                await sink.wait(lambda: sink.got >= sink.goal)
         say(since(began, sink.got))
         await line()
         nursery.cancel_scope.cancel()
@@ -130,19 +134,17 @@ async def _stream(source: _Peer, setup: Setup, arrived: Callable[[int], int]) ->
     """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes."""
     piece = _pieces(setup)
     sent, start_at = 0, trio.current_time()
-    lost, last, moved_at = 0, 0, start_at
+    last, moved_at = 0, start_at
     while True:
         now = trio.current_time()
         due = min((now - start_at) * setup.bits_per_s / 8 or inf, setup.bytes or inf)
         came = arrived(sent)
         if came > last:
             last, moved_at = came, now
-        if now - moved_at > STALL_S:
-            lost, moved_at = sent - came, now
         over = now - start_at >= setup.seconds or (setup.bytes and sent >= setup.bytes)
-        if over and came + lost >= sent:
+        if (over and came >= sent) or now - moved_at > STALL_S:
             return came
-        while not over and sent < due and sent - came - lost < UNDER_WAY_BYTES:
+        while not over and sent < due and sent - came < UNDER_WAY_BYTES:
             source.give(piece(sent // PIECE_BYTES))
             sent += PIECE_BYTES
         await trio.sleep(TICK_S)
