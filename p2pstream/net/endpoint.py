@@ -384,10 +384,9 @@ class Endpoint:
 
 def _is_for_one(data: bytes, size: int) -> bool:
     """Whether all of a train are packets with a short header for the same connection id."""
-    cid = data[1 : 1 + CID_BYTES]
-    return all(
-        data[at] < _LONG and data[at + 1 : at + 1 + CID_BYTES] == cid
-        for at in range(0, len(data), size)
+    count = -(-len(data) // size)
+    return max(data[::size]) < _LONG and all(
+        data[at::size] == data[at : at + 1] * count for at in range(1, 1 + CID_BYTES)
     )
 
 

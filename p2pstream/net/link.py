@@ -5,7 +5,7 @@ on a unidirectional stream of its own: its header framed, then its body until th
 The first frame either way is a `Hello`.
 
 Invariants. Nothing is reported before the peer has proven its key and sent its Hello; after that
-`LinkUp` comes first and `LinkDown` last, once each. Only two parcels are in the engine
+`LinkUp` comes first and `LinkDown` last, once each. Only two parcels stay in the engine
 unsent; the others wait here, most urgent first, so that what expires is never sent. What
 waits, what has half arrived and how fast messages come is bounded.
 """
@@ -47,7 +47,8 @@ STOPPED_S = (
 )
 
 QUEUE_BYTES_MAX = 8 << 20  # security/architecture.md 5.5: the send queue.
-# Of parcels in the engine: two, for it may send them in turns; all others stay in order of urgency.
+# Of parcels in the engine, besides what it can send at once: two, for it may send them in turns;
+# all others stay in order of urgency.
 UNSENT_BYTES_MAX = 32 * 1024
 STARTED_MAX = 2 * INCOMING_PARCELS_MAX  # Half of these have arrived at least: time to look.
 CONTROL_FEED_BYTES_MAX = 64 * 1024  # Of control messages; more of them wait here. Wild guess.
@@ -447,7 +448,8 @@ class Link:
         fed = self._feed_control(now)
         while self._parcels and self._parcels[0][0] <= now:
             self._expire(heapq.heappop(self._parcels)[2])
-        while self._parcels and self._unsent_bytes < UNSENT_BYTES_MAX and self._engine.may_be_fed:
+        most = UNSENT_BYTES_MAX + (self._engine.sendable_bytes(now) if self._parcels else 0)
+        while self._parcels and self._unsent_bytes < most and self._engine.may_be_fed:
             self._start(heapq.heappop(self._parcels)[2])
             fed = True
         return fed

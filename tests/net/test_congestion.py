@@ -21,6 +21,7 @@ from aioquic.quic.recovery import K_PACKET_THRESHOLD, QuicPacketRecovery, QuicPa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pstream.bench.path import MBIT, EngineFlow, Link, World
 from p2pstream.net.congestion import (
     NAME,
     PACKET_THRESHOLD_MAX,
@@ -32,7 +33,7 @@ from p2pstream.net.congestion import (
     LiveRecovery,
     tolerate_reordering,
 )
-from tests.net.linksim import MBIT, PACKET_BYTES, EngineFlow, Link, RecoveryFlow, World
+from tests.net.linksim import PACKET_BYTES, RecoveryFlow
 
 SMALLEST = K_MINIMUM_WINDOW * PACKET_BYTES
 INITIAL = K_INITIAL_WINDOW * PACKET_BYTES
