@@ -24,7 +24,7 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicHeader, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
@@ -66,10 +66,12 @@ class Engine(QuicConnection):
         *,
         configuration: QuicConfiguration,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._local_max_stream_data_uni = PARCEL_WINDOW_BYTES
         # Only the dialler opens a bidirectional stream, and only one.
@@ -262,6 +264,11 @@ class Engine(QuicConnection):
         # One group: aioquic makes a key pair for each it offers, -25 % of a handshake's CPU.
         self.tls._supported_groups = [tls.Group.X25519]
         self.tls._request_client_certificate = not self._is_client
+
+    def _receive_version_negotiation_packet(self, header: QuicHeader, now: float) -> None:
+        # RFC 9000 17.2.1: it repeats both ids, so whoever sent it has seen what we sent.
+        if header.source_cid == self._peer_cid.cid:
+            super()._receive_version_negotiation_packet(header, now)
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()

@@ -98,10 +98,12 @@ class FastEngine(Engine):
         *,
         configuration: QuicConfiguration,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._keys: Any = None  # Of 1-RTT packets; looking them up would cost a hash in Python.
         self._space: Any = None

@@ -44,6 +44,7 @@ ENGINE: Names = {
         "_packet_number",
         "_peer_cid",
         "_quic_logger",
+        "_receive_version_negotiation_packet",
         "_remote_max_streams_uni",
         "_spin_bit",
         "_state",
