@@ -166,6 +166,38 @@ class Engine(QuicConnection):
         for at in range(0, len(data), size):
             self.receive_datagram(data[at : at + size], address, now)
 
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """Take a datagram. The peer may have moved (RFC 9000 9.3), whichever of us has dialled."""
+        was = self._network_paths[:1]
+        if not self._is_client or not self._handshake_confirmed or addr == was[0].addr:
+            super().receive_datagram(data, addr, now)
+        else:
+            self._receive_from_elsewhere(data, addr, now)
+        if was and self._network_paths[0] is not was[0]:
+            self._probe_pending = True  # RFC 9000 8.2: the window must not delay the challenge.
+            self._resize()
+
+    def _receive_from_elsewhere(self, data: bytes, addr: Any, now: float) -> None:
+        """What aioquic does for a client that moved, and refuses to do for a server.
+
+        In a mesh whoever is dialled may be behind a NAT too. aioquic then validates the path and
+        keeps within three times of what has come from there.
+        """
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        newest = space.largest_received_packet
+        path = self._find_network_path(addr)
+        if path not in self._network_paths:
+            self._add_network_path(path)
+        super().receive_datagram(data, addr, now)
+        if path not in self._network_paths:
+            return
+        self._network_paths.remove(path)
+        if space.largest_received_packet > newest:
+            path.local_challenge_sent, path.validation_deadline = False, None
+            self._network_paths.insert(0, path)
+        elif path.is_validated:  # Something late from where the peer was, or is again.
+            self._network_paths.append(path)
+
     def handle_timer(self, now: float) -> None:
         super().handle_timer(now)
         self._path_size.silence(self._loss._pto_count)
@@ -177,7 +209,18 @@ class Engine(QuicConnection):
         if self._close_pending and not self._network_paths[0].can_send(DATAGRAM_BYTES):
             return []  # aioquic forgets the three times of RFC 9000 8.1 when it says good-bye.
         self._put_control_first()
-        return super().datagrams_to_send(now) + self._probe_path(now)
+        out = super().datagrams_to_send(now)
+        self._leave_old_paths()
+        return out + self._probe_path(now)
+
+    def _leave_old_paths(self) -> None:
+        """Once the peer is proven to be where it is, where it was does not matter."""
+        active, *others = self._network_paths
+        if others and active.is_validated:
+            self._network_paths = [active]
+            for path in others:
+                if path.peer_cid is not None:
+                    self._retire_peer_cid(path.peer_cid)
 
     def _probe_path(self, now: float) -> list[tuple[bytes, Any]]:
         """A datagram that finds out what the path carries, if it is time (RFC 9000 14.4)."""
@@ -236,7 +279,8 @@ class Engine(QuicConnection):
         self._path_size.doubt(now=self._now)
 
     def _resize(self) -> None:
-        size = self._path_size.size
+        known = bool(self._network_paths) and self._network_paths[0].is_validated
+        size = self._path_size.size if known else DATAGRAM_BYTES
         if size == self._max_datagram_size:
             return
         control: Any = self._loss._cc
