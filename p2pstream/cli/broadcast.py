@@ -65,7 +65,7 @@ Examples:
 @json_option
 def command(
     input_: str, title: str | None, loop: bool, ladder: str, seed: tuple[str, ...], name: str,
-    copies: float, host: str, port: int | None, advertise: str | None, as_json: bool,
+    copies: float, host: str, port: int | None, advertise: str | None, yields: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Broadcast INPUT live and print its ticket."""
     if not name.replace("-", "").replace("_", "").isalnum():
@@ -79,14 +79,14 @@ def command(
             source, talk, work, title=title or _title(input_), name=name, copies=copies,
             seeds=seeds,
             bind=(host, free_port(host, PORT) if port is None else port),
-            advertise=where,
+            advertise=where, yields=yields,
         )
     )  # fmt: skip
 
 
 async def broadcast(
     source: Source, talk: Talk, work: trio.CancelScope, *, title: str, name: str, copies: float,
-    seeds: tuple[Seed, ...], bind: Address, advertise: Address | None,
+    seeds: tuple[Seed, ...], bind: Address, advertise: Address | None, yields: bool,
 ) -> None:  # fmt: skip
     """Until the input ends."""
     paths = Paths.default()
@@ -99,7 +99,7 @@ async def broadcast(
         known = [(seed.node, seed.address) for seed in seeds]
         own = advertise or (bind if not ip_address(bind[0]).is_unspecified else (primary_ip(), 0))
         node = Node(
-            key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
+            key, host=bind[0], port=bind[1], advertise=advertise, yields=yields, note=talk.note,
             allow_private=lan([own, *(address for _, address in known)]),
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())

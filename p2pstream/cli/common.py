@@ -27,8 +27,10 @@ STATS_S = 1.0  # How often live figures are refreshed.
 
 
 def network_options(command: F) -> F:
-    """Where the node listens."""
+    """Where the node listens, and how it behaves there."""
     for option in (
+        click.option("--yield", "yields", is_flag=True,
+                     help="Give way to everything else on your line."),
         click.option(
             "--advertise", metavar="IP:PORT", help="Where others reach us, if we cannot see it."
         ),

@@ -54,7 +54,7 @@ Examples:
 @json_option
 def command(
     bootstrap: tuple[str, ...], copies: float, streams: int, name: str, host: str,
-    port: int | None, advertise: str | None, as_json: bool,
+    port: int | None, advertise: str | None, yields: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run an always-on node through which others find streams, and that relays them."""
     if not name.replace("-", "").replace("_", "").isalnum():
@@ -66,7 +66,7 @@ def command(
         lambda work: seed(
             talk, work, name=name, others=others, copies=copies, streams=streams,
             bind=(host, free_port(host, PORT) if port is None else port),
-            advertise=where,
+            advertise=where, yields=yields,
         )
     )  # fmt: skip
 
@@ -81,6 +81,7 @@ async def seed(
     streams: int,
     bind: Address,
     advertise: Address | None,
+    yields: bool,
 ) -> None:
     """Until it is stopped."""
     paths = Paths.default()
@@ -90,7 +91,7 @@ async def seed(
         key = keys.enter_context(store.node_key(name).use(NodeKey))
         own = advertise or (bind if not ip_address(bind[0]).is_unspecified else (primary_ip(), 0))
         node = Node(
-            key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
+            key, host=bind[0], port=bind[1], advertise=advertise, yields=yields, note=talk.note,
             allow_private=lan([own, *(address for _, address in others)]),
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())

@@ -61,7 +61,7 @@ Examples:
 @json_option
 def command(
     ticket: str, player: str, output: str | None, http_port: int, page: bool, copies: float,
-    host: str, port: int | None, advertise: str | None, as_json: bool,
+    host: str, port: int | None, advertise: str | None, yields: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Watch the stream of TICKET, and pass it on to others."""
     talk = Talk(as_json=as_json and output != "-")
@@ -71,7 +71,7 @@ def command(
         lambda work: watch(
             parsed, talk, work, player=player if page else "none", output=output,
             http_port=http_port if page else None, copies=copies,
-            bind=(host, port or 0), advertise=where,
+            bind=(host, port or 0), advertise=where, yields=yields,
         )
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ async def watch(
     copies: float,
     bind: Address,
     advertise: Address | None,
+    yields: bool,
 ) -> None:
     """Until the stream ends. http_port: None for no page."""
     paths = Paths.default()
@@ -102,7 +103,7 @@ async def watch(
 
     node = Node(
         key, host=bind[0], port=bind[1], allow_private=lan(a for _, a in seeds),
-        advertise=advertise, note=note,
+        advertise=advertise, yields=yields, note=note,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         files = stack.enter_context(ExitStack())

@@ -89,10 +89,11 @@ class Endpoint:
         settle: Callable[[float], float],
         agent: str,
         engine: type[Engine] = Engine,
+        yields: bool = False,
     ) -> None:
         self.counters = EndpointCounters()
-        self._calling = tls.configuration(key, dialling=True)
-        self._answering = tls.configuration(key, dialling=False)
+        self._calling = tls.configuration(key, dialling=True, yields=yields)
+        self._answering = tls.configuration(key, dialling=False, yields=yields)
         self._codec = codec
         self._vet = vet
         self._report = report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import trio
@@ -35,6 +36,19 @@ async def test_messages_go_both_ways_in_order(net: Net) -> None:
     await trio.sleep(1)
     assert b.numbers == list(range(50))
     assert a.numbers == list(range(100, 150))
+
+
+@in_virtual_time
+async def test_a_node_that_yields_does_so_on_links_of_both_kinds(net: Net) -> None:
+    polite, a, b = await net.node(1, yields=True), await net.node(2), await net.node(3)
+    polite.dial(a)
+    b.dial(polite)
+    await trio.sleep(1)
+    for other in (a, b):
+        ours: Any = polite.link(other)._engine._loss._cc
+        theirs: Any = other.link(polite)._engine._loss._cc
+        assert ours.yields
+        assert not theirs.yields
 
 
 @in_virtual_time

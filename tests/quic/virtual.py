@@ -98,9 +98,16 @@ class Net(trio.abc.SocketFactory):
     def socket(self, family: int = 0, type: int = 0, proto: int = 0) -> VirtualSocket:  # noqa: A002, ARG002  # trio's names.
         return self.kind(self)
 
-    async def node(self, number: int, *, ip: str = "", engine: type[Engine] | None = None) -> Node:
+    async def node(
+        self,
+        number: int,
+        *,
+        ip: str = "",
+        engine: type[Engine] | None = None,
+        yields: bool = False,
+    ) -> Node:
         """A node that is running, at 10.0.0.`number` or `ip`."""
-        node = Node(number, ip=ip, engine=engine or self.engines[number % 2])
+        node = Node(number, ip=ip, engine=engine or self.engines[number % 2], yields=yields)
         await self._nursery.start(node.carrier.run)
         return node
 
@@ -232,13 +239,25 @@ class PlainSocket(VirtualSocket):
 class Node:
     """A carrier and all that it was told."""
 
-    def __init__(self, number: int, *, ip: str = "", engine: type[Engine] = FastEngine) -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        ip: str = "",
+        engine: type[Engine] = FastEngine,
+        yields: bool = False,
+    ) -> None:
         self.key = NodeKey(number.to_bytes(32))
         self.id = self.key.node_id
         self.heard: list[tuple[NodeId, Happening]] = []
         self.on_heard: Callable[[NodeId, Happening], None] = lambda _peer, _happening: None
         self.carrier = QuicCarrier(
-            self.key, [Say], self._deliver, host=ip or f"10.0.0.{number}", engine=engine
+            self.key,
+            [Say],
+            self._deliver,
+            host=ip or f"10.0.0.{number}",
+            engine=engine,
+            yields=yields,
         )
 
     def dial(self, other: Node, *addresses: Address, expected: NodeId | None = None) -> None:
