@@ -297,8 +297,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "way"), list(product(FAULTS, WAYS)))
-def test_what_breaks_the_rules_has_the_right_code(fault: str, way: Callable[..., None]) -> None:
-    """S-06, S-11."""
+def test_s06_s11_what_breaks_the_rules_has_the_right_code(
+    fault: str, way: Callable[..., None]
+) -> None:
     frames, code = FAULTS[fault]
     wire = Wire(Engine, FastEngine)
     for frame in frames[:-1]:
@@ -309,8 +310,7 @@ def test_what_breaks_the_rules_has_the_right_code(fault: str, way: Callable[...,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_sparse_parcels_stay_within_the_connection_window(way: Callable[..., None]) -> None:
-    """S-06."""
+def test_s06_sparse_parcels_stay_within_the_connection_window(way: Callable[..., None]) -> None:
     wire = Wire(Engine, FastEngine)
     for index in range(INCOMING_PARCELS_MAX):
         way(wire, stream_frame(2 + 4 * index, PARCEL_WINDOW_BYTES - 1, b"x"))
@@ -320,8 +320,7 @@ def test_sparse_parcels_stay_within_the_connection_window(way: Callable[..., Non
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_parcel_in_tiny_frames_is_not_kept_in_tiny_parts(way: Callable[..., None]) -> None:
-    """S-06."""
+def test_s06_a_parcel_in_tiny_frames_is_not_kept_in_tiny_parts(way: Callable[..., None]) -> None:
     wire = Wire(Engine, FastEngine)
     for at in range(0, 2000, 2):
         way(wire, stream_frame(2, at, b"xy"))

@@ -131,8 +131,7 @@ ATTACKS = [
 
 
 @in_virtual_time
-async def test_a_server_with_another_key_is_not_talked_to(net: Net) -> None:
-    """I-01."""
+async def test_i01_a_server_with_another_key_is_not_talked_to(net: Net) -> None:
     a, b, wanted = await net.node(1), await net.node(2), Node(3)
     a.dial(wanted, b.carrier.address)
     await trio.sleep(5)
@@ -146,8 +145,7 @@ async def test_a_server_with_another_key_is_not_talked_to(net: Net) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @in_virtual_time
-async def test_a_client_that_pretends_is_not_let_in(net: Net, attack: Any) -> None:
-    """I-02, I-03, I-04, I-09."""
+async def test_i02_i03_i04_i09_a_client_that_pretends_is_not_let_in(net: Net, attack: Any) -> None:
     server, good = await net.node(1), await net.node(2)
     bad = await net.node(3, engine=pretending(attack))
     start = trio.current_time()
@@ -166,8 +164,8 @@ async def test_a_client_that_pretends_is_not_let_in(net: Net, attack: Any) -> No
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a is not _no_certificate])
 @in_virtual_time
-async def test_a_server_that_pretends_is_not_talked_to(net: Net, attack: Any) -> None:
-    """I-03, I-04, I-09 from the other side."""
+async def test_i03_i04_i09_a_server_that_pretends_is_not_talked_to(net: Net, attack: Any) -> None:
+    """From the other side."""
     client, bad = await net.node(1), await net.node(3, engine=pretending(attack))
     client.dial(bad)
     await trio.sleep(10)
@@ -185,8 +183,7 @@ async def test_a_server_that_pretends_is_not_talked_to(net: Net, attack: Any) ->
 
 @pytest.mark.parametrize("years", [(1990, 1991), (2500, 2501)], ids=["expired", "not yet valid"])
 @in_virtual_time
-async def test_dates_and_names_mean_nothing(net: Net, years: tuple[int, int]) -> None:
-    """I-06."""
+async def test_i06_dates_and_names_mean_nothing(net: Net, years: tuple[int, int]) -> None:
     odd = pretending(
         lambda c: replace(c, certificate=self_signed(c.private_key, years=years, names=2))
     )
@@ -197,8 +194,7 @@ async def test_dates_and_names_mean_nothing(net: Net, years: tuple[int, int]) ->
 
 
 @in_virtual_time
-async def test_a_node_does_not_link_to_itself(net: Net) -> None:
-    """I-07."""
+async def test_i07_a_node_does_not_link_to_itself(net: Net) -> None:
     a, wanted = await net.node(1), Node(2)
     a.dial(a)
     await trio.sleep(1)
@@ -211,8 +207,7 @@ async def test_a_node_does_not_link_to_itself(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_two_nodes_with_one_key_do_not_link(net: Net) -> None:
-    """I-07."""
+async def test_i07_two_nodes_with_one_key_do_not_link(net: Net) -> None:
     a, twin = await net.node(1), await net.node(1, ip="10.0.0.9")
     wanted = Node(2)
     a.dial(wanted, twin.carrier.address)
@@ -240,8 +235,8 @@ async def test_nothing_is_accepted_before_the_hello(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_a_peer_that_never_says_hello_is_dropped(net: Net) -> None:
-    """S-14: five seconds, absolute."""
+async def test_s14_a_peer_that_never_says_hello_is_dropped(net: Net) -> None:
+    """Five seconds, absolute."""
 
     class Mute(Engine):
         def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:

@@ -284,10 +284,9 @@ async def test_a_bug_in_the_core_ends_that_link_only(
 
 
 @in_virtual_time
-async def test_an_exception_in_one_connection_ends_it_alone(
+async def test_s15_an_exception_in_one_connection_ends_it_alone(
     net: Net, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S-15."""
 
     class Fragile(FastEngine):
         def receive_train(self, data: bytes, size: int, address: Address, now: float) -> None:
@@ -311,8 +310,7 @@ async def test_an_exception_in_one_connection_ends_it_alone(
 
 
 @in_virtual_time
-async def test_a_sendto_that_fails_is_only_a_lost_packet(net: Net) -> None:
-    """S-17."""
+async def test_s17_a_sendto_that_fails_is_only_a_lost_packet(net: Net) -> None:
     a, b = await net.pair()
     net.refusal = OSError(105, "No buffer space available")
     a.send(b, parcel(1))

@@ -69,8 +69,7 @@ async def answers(net: Net, node: Node, data: bytes, source: Address = STRANGER)
     ],
 )
 @in_virtual_time
-async def test_nonsense_is_not_answered_and_costs_no_state(net: Net, data: bytes) -> None:
-    """S-02, S-03."""
+async def test_s02_s03_nonsense_is_not_answered_and_costs_no_state(net: Net, data: bytes) -> None:
     a = await net.node(1)
     assert await answers(net, a, data) == []
     assert a.open == 0
@@ -79,8 +78,7 @@ async def test_nonsense_is_not_answered_and_costs_no_state(net: Net, data: bytes
 
 @pytest.mark.parametrize("version", [b"\x6b\x33\x43\xcf", b"\xff\x00\x00\x1d"])
 @in_virtual_time
-async def test_another_version_of_quic_is_told_ours(net: Net, version: bytes) -> None:
-    """I-09."""
+async def test_i09_another_version_of_quic_is_told_ours(net: Net, version: bytes) -> None:
     a = await net.node(1)
     (answer,) = await answers(net, a, padded(version))
     header = pull_quic_header(Buffer(data=answer))
@@ -91,8 +89,7 @@ async def test_another_version_of_quic_is_told_ours(net: Net, version: bytes) ->
 
 
 @in_virtual_time
-async def test_two_nodes_never_loop_over_version_negotiation(net: Net) -> None:
-    """S-03."""
+async def test_s03_two_nodes_never_loop_over_version_negotiation(net: Net) -> None:
     a, b = await net.node(1), await net.node(2)
     packets = net.packets
     spoof = encode_quic_version_negotiation(
@@ -105,8 +102,8 @@ async def test_two_nodes_never_loop_over_version_negotiation(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_a_stranger_gets_at_most_three_times_what_it_sent(net: Net) -> None:
-    """S-04: it never answers, so its address may be somebody else's."""
+async def test_s04_a_stranger_gets_at_most_three_times_what_it_sent(net: Net) -> None:
+    """It never answers, so its address may be somebody else's."""
     a = await net.node(1)
     data = initial()
     net.sent = []
