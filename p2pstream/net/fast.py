@@ -289,6 +289,7 @@ class FastEngine(Engine):
 
     def _seal(self, packets: list[tuple[bytes, Sent]], now: float) -> list[bytes]:
         """Protect a batch (RFC 9001 5.3, 5.4) and enter it everywhere."""
+        self._leave_one_out()
         first, cid, context = self._short_header()
         header = BYTE[first] + cid
         encrypt, secret = context.aead._aead.encrypt, context.aead._iv

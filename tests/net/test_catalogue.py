@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from aioquic._buffer import Buffer
 from aioquic.quic.connection import (
@@ -13,7 +15,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.tls import Epoch
 
-from p2pstream.net.engine import Engine
+from p2pstream.net.engine import LEFT_OUT_SPAN, Engine
 from p2pstream.net.fast import FastEngine
 from tests.net.test_fast import carry, context, parcels, stream_frame
 from tests.net.wire import CLIENT, Kind, Wire
@@ -40,6 +42,32 @@ def refused(wire: Wire, *values: int, data: bytes = b"") -> int:
     with pytest.raises(QuicConnectionError) as caught:
         say(wire, *values, data=data)
     return caught.value.error_code
+
+
+@ENGINES
+def test_s05_who_acknowledges_what_it_has_not_received_is_found_out(engine: Kind) -> None:
+    class Optimist(Engine):
+        def _write_ack_frame(self, builder: Any, space: Any, now: float) -> None:
+            space.ack_queue.add(0, space.largest_received_packet + 1)
+            super()._write_ack_frame(builder, space, now)
+
+    wire = Wire(Optimist, engine)
+    wire.loss = 0.1
+    for _ in range(4 * LEFT_OUT_SPAN // 12):
+        wire.send(bytes(16_000), 1)
+        wire.run(0.02)
+    assert wire.server.ended.error_code == QuicErrorCode.PROTOCOL_VIOLATION
+
+
+@ENGINES
+def test_s05_numbers_left_out_harm_no_honest_peer(engine: Kind) -> None:
+    wire = Wire(FastEngine, engine)
+    wire.loss = wire.reorder = 0.02
+    for _ in range(2 * LEFT_OUT_SPAN // 12 // 20):
+        sent = parcels(20)
+        assert carry(wire, sent, end=1) == sent
+    assert wire.server._recovery.never_sent > 0
+    assert len(wire.client._spaces[Epoch.ONE_RTT].ack_queue) <= MAX_ACK_RANGES
 
 
 @ENGINES
