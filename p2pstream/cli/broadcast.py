@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import trio
+from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import Seed, Ticket
@@ -146,7 +147,8 @@ async def show(caster: Broadcaster, talk: Talk) -> None:
 def table(state: dict[str, Any]) -> Table:
     """The live picture on a terminal."""
     out = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    out.add_row(f"[bold red]●[/] [bold]{state['stream']['title']}[/]", state["detail"])
+    title = escape(state["stream"]["title"])
+    out.add_row(f"[bold red]●[/] [bold]{title}[/]", escape(state["detail"]))
     out.add_row(
         "upload", f"{state['copies']:.2f} copies of the stream, {size(state['totals']['uploaded'])}"
     )
@@ -177,7 +179,7 @@ def _show_ticket(talk: Talk, ticket: Ticket, title: str) -> None:
         "ticket", ticket=str(ticket), title=title, stream=ticket.stream.hex(), pid=os.getpid()
     )
     if not talk.as_json:
-        talk.say(f"[bold]{title}[/] is live. Give this ticket to your viewers:\n")
+        talk.say(f"[bold]{escape(title)}[/] is live. Give this ticket to your viewers:\n")
         click.echo(str(ticket))  # Data: on stdout, so that it can be piped.
         talk.say(
             "\nThey type [bold]p2pstream watch[/] and the ticket. Ctrl-C ends the broadcast.\n"

@@ -15,6 +15,7 @@ import click
 import trio
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from p2pstream.access import Seed, unbase32
 from p2pstream.core import Note
@@ -75,7 +76,7 @@ class Talk:
     def note(self, note: Note) -> None:
         """Something a core or a worker wants known."""
         self.event(note.event, **note.fields)
-        words = " ".join(f"{key}={value}" for key, value in note.fields.items())
+        words = escape(" ".join(f"{key}={value}" for key, value in note.fields.items()))
         self.say(f"[dim]{note.event.replace('_', ' ')}[/] {words}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import trio
+from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import base32
@@ -143,7 +144,9 @@ def table(state: dict[str, Any]) -> Table:
         totals = stream["totals"]
         title = stream["stream"]["title"] or stream["stream"]["id"][:12]
         given = size(totals["uploaded"])
-        out.add_row(f"[green]●[/] {title}", f"{len(stream['partners'])} partners, gave {given}")
+        out.add_row(
+            f"[green]●[/] {escape(title)}", f"{len(stream['partners'])} partners, gave {given}"
+        )
     if not state["streams"]:
         out.add_row("[dim]streams[/]", "[dim]none yet: somebody has to ask for one[/]")
     return out

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import trio
+from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import Ticket, parse_ticket
@@ -200,7 +201,7 @@ class Session:
             failed, recorder.failed = recorder.failed, None
             self.viewer.recorder = None
             self.talk.event("recording_stopped", message=str(failed), hint=failed.hint)
-            self.talk.say(f"[yellow]{failed}[/]. {failed.hint}")
+            self.talk.say(f"[yellow]{escape(str(failed))}[/]. {escape(failed.hint)}")
 
 
 def summary(viewer: Viewer, state: dict[str, Any], cpu: float) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def table(state: dict[str, Any]) -> Table:
     title = state["stream"]["title"] or state["stream"]["id"][:12]
     rendition = state["rendition"]["name"] if state["rendition"] else "-"
     lag = f"{playout['lag_s']:.2f} s" if playout["lag_s"] is not None else "-"
-    out.add_row(f"[bold]{title}[/]", f"{state['state']}: {state['detail']}")
+    out.add_row(f"[bold]{escape(title)}[/]", escape(f"{state['state']}: {state['detail']}"))
     out.add_row("lag", f"{lag}   buffer {playout['buffer_s']:.2f} s   {rendition}   "
                 f"stalls {playout['stalls']}")  # fmt: skip
     taken = _taken(totals)
