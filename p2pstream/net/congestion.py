@@ -123,7 +123,7 @@ class LiveCongestion(QuicCongestionControl):
         self._path_since = -inf  # Packets sent until then say nothing about this path.
         self._forget()
 
-    # What the scheduler reads.
+    # What it has found out.
 
     @property
     def bandwidth_bps(self) -> float:

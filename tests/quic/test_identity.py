@@ -11,6 +11,7 @@ import pytest
 import trio
 from aioquic import tls as quic_tls
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448
@@ -272,3 +273,67 @@ async def test_parcels_that_overtake_the_hello_are_kept(net: Net) -> None:
     await trio.sleep(3)
     assert sorted(a.numbers) == [0, 1, 2]
     assert isinstance(a.heard[0][1], LinkUp)
+
+
+def _ticket() -> quic_tls.SessionTicket:
+    """What a server of another kind gave, for resumption with 0-RTT."""
+    tickets: list[quic_tls.SessionTicket] = []
+    calling = tls.configuration(NodeKey((3).to_bytes(32)), dialling=True)
+    client = QuicConnection(configuration=calling, session_ticket_handler=tickets.append)
+    client.connect(("10.0.0.1", 1), now=0.0)
+    server = QuicConnection(
+        configuration=tls.configuration(NodeKey((1).to_bytes(32)), dialling=False),
+        original_destination_connection_id=client.original_destination_connection_id,
+        session_ticket_fetcher=lambda _label: None,
+        session_ticket_handler=lambda _ticket: None,
+    )
+    for step in range(10):
+        for one, other in ((client, server), (server, client)):
+            for data, _ in one.datagrams_to_send(step / 10):
+                other.receive_datagram(data, ("10.0.0.1", 1), step / 10)
+    assert tickets
+    return tickets[0]
+
+
+@in_virtual_time
+async def test_i08_a_ticket_of_elsewhere_resumes_nothing(net: Net) -> None:
+    """The handshake is a whole one, with certificates; what came with it early is not heard."""
+    ticket = replace(_ticket(), not_valid_after=datetime(2999, 1, 1, tzinfo=UTC))
+    assert ticket.max_early_data_size
+    offers: list[Engine] = []
+
+    class Hasty(Engine):
+        def __init__(self, *, configuration: QuicConfiguration, **named: Any) -> None:
+            if configuration.is_client:
+                configuration = replace(configuration, session_ticket=ticket)
+            super().__init__(configuration=configuration, **named)
+
+        def connect(self, addr: Any, now: float) -> None:
+            super().connect(addr, now)
+            offers.append(self)
+            self.send_stream_data(2, b"\x00\x04\x93\x28\x01\xa0")
+
+    server, hasty = await net.node(1), await net.node(3, engine=Hasty)
+    hasty.dial(server)
+    await trio.sleep(0.055)
+    assert offers[0].tls._session_resumed is False
+    assert [h for _, h in server.heard if not isinstance(h, LinkUp)] == []
+    await trio.sleep(1)
+    assert [peer for peer, _ in server.heard if peer != hasty.id] == []
+    assert all(link.peer == hasty.id for link in server.carrier._endpoint._links)
+    for link in server.carrier._endpoint._links:
+        assert len(link._engine.peer_certificates) == 1
+        assert not link._engine.tls._session_resumed
+
+
+@in_virtual_time
+async def test_c08_what_a_peer_says_as_it_leaves_is_not_repeated(net: Net) -> None:
+    """Its reason may be any text; we tell our own word for its code."""
+    for number, text in enumerate(["\x1b[2J", "<script>", "a\nb", "\u202e", "x" * 500]):
+        a, b = await net.node(10 + 2 * number), await net.node(11 + 2 * number)
+        a.dial(b)
+        await trio.sleep(1)
+        a.link(b)._engine.close(error_code=0x1FF, reason_phrase=text)
+        a.carrier._endpoint.touch(a.link(b))
+        await trio.sleep(1)
+        assert b.downs == ["peer_closed"]
