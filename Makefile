@@ -42,7 +42,7 @@ e2e: $(VENV)/.ready-test
 
 # Ten virtual minutes of each attack, and an hour of a relay: hours of this machine's time.
 soak: $(VENV)/.ready-test
-	P2PSTREAM_LONG=1 $(PYTEST) -n 2 tests/quic/test_soak.py
+	P2PSTREAM_LONG=1 $(PYTEST) -n 2 -rP tests/quic/test_soak.py
 
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready
