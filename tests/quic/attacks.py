@@ -65,7 +65,8 @@ class Optimist(Raw):
     """Acknowledges what has not come, and guesses a little ahead."""
 
     def _write_ack_frame(self, builder: Any, space: Any, now: float) -> None:
-        space.ack_queue.add(0, space.largest_received_packet + 2)
+        if space.is_application_data:
+            space.ack_queue.add(0, space.largest_received_packet + 2)
         super()._write_ack_frame(builder, space, now)
 
 
