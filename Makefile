@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e simulate determinism vectors clean
+.PHONY: help demo test check lint unit e2e soak simulate determinism vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
 	@echo "make test     everything: lint, types, tests, then the tests with real processes"
 	@echo "make check    lint, types and the quick tests"
+	@echo "make soak     nodes under attack and in bad weather, for hours of virtual time"
 	@echo "make simulate run every scenario and compare with its accepted result"
 	@echo "make determinism  run 6 scenarios x 20 seeds twice: every seed must be the same run"
 	@echo "make vectors  write the test vectors into docs/ anew"
@@ -39,6 +40,10 @@ unit: $(VENV)/.ready-test
 # A file at a time for each worker: they share what they started, and mostly wait.
 e2e: $(VENV)/.ready-test
 	$(PYTEST) -n 2 --dist loadfile -m e2e
+
+# Ten virtual minutes of each attack, and an hour of a relay: hours of this machine's time.
+soak: $(VENV)/.ready-test
+	P2PSTREAM_LONG=1 $(PYTEST) -n 2 -rP tests/quic/test_soak.py
 
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready

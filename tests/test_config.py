@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_what_the_file_says_counts_even_when_it_says_none(file: Path) -> None:
 
     assert defaults(str(file), "watch") == {"copies": 0.0, "port": 0}
     assert defaults(str(file), "broadcast") == {"loop": False}
+
+
+@pytest.mark.parametrize("command", ["broadcast", "watch", "seed"])
+def test_every_node_can_be_told_to_yield(file: Path, command: str) -> None:
+    """The key is a word of Python's, so its parameter is called otherwise."""
+    file.write_text(f"[{command}]\nyield = true\n")
+
+    ours = defaults(str(file), command)
+    assert ours == {"yields": True}
+    known = importlib.import_module(f"p2pstream.cli.{command}").command.params
+    assert [option.opts for option in known if option.name in ours] == [["--yield"]]
 
 
 def test_no_file_is_needed_in_the_usual_place(

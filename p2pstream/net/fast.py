@@ -98,10 +98,12 @@ class FastEngine(Engine):
         *,
         configuration: QuicConfiguration,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._keys: Any = None  # Of 1-RTT packets; looking them up would cost a hash in Python.
         self._space: Any = None
@@ -292,6 +294,7 @@ class FastEngine(Engine):
 
     def _seal(self, packets: list[tuple[bytes, Sent]], now: float) -> list[bytes]:
         """Protect a batch (RFC 9001 5.3, 5.4) and enter it everywhere."""
+        self._leave_one_out()
         first, cid, context = self._short_header()
         header = BYTE[first] + cid
         encrypt, secret = context.aead._aead.encrypt, context.aead._iv

@@ -38,6 +38,10 @@ from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
 
 HANDSHAKE_S = 5.0  # security/architecture.md 5.3: from the first datagram to the peer's Hello.
 KEEPALIVE_S = 15.0  # Half the idle timeout, and less than NATs remember (30 s, RFC 9308 3.2).
+# The first PING after a message or a parcel, the next ones after twice as long each time. A NAT may
+# have given us another address, which the peer learns only from us. Wild guess: a link that streams
+# is never silent for more than a chunk, 0.2 s; an idle one costs five PINGs more each time.
+RESTLESS_S = 0.5
 
 PARCEL_BODY_BYTES_MAX = 16 * 1024 + 32  # security/architecture.md 5.5: a piece and its seal.
 PARCEL_BYTES_MAX = LENGTH_BYTES + MESSAGE_BYTES_MAX + PARCEL_BODY_BYTES_MAX
@@ -171,6 +175,7 @@ class Link:
         self._vet = vet
         self._agent = agent
         self._quiet_since = now
+        self._patience_s = RESTLESS_S
         self._news: list[Happening] = []
         # Incoming.
         self._unframer = Unframer()
@@ -219,7 +224,10 @@ class Link:
         self.counters.bytes_in += len(data)
         self._quiet_since = now
         self._engine.receive_train(data, size, address, now)
-        return self._take_events(now)
+        news = self._take_events(now)
+        if news:
+            self._patience_s = RESTLESS_S
+        return news
 
     def wake(self, *, now: float) -> list[Happening]:
         """The time given by `wake_at` has come; returns what happened."""
@@ -240,7 +248,7 @@ class Link:
         at = inf if timer is None else timer
         if not self.up:
             return min(at, self.born_at + HANDSHAKE_S)
-        at = min(at, self._quiet_since + KEEPALIVE_S, self._expiry)
+        at = min(at, self._quiet_since + self._patience_s, self._expiry)
         if self._parcels:
             at = min(at, self._parcels[0][0])
         if self._control:
@@ -417,8 +425,9 @@ class Link:
             if now >= self.born_at + HANDSHAKE_S:
                 self._fail(Close.SLOW, "handshake_timeout")
             return
-        if now >= self._quiet_since + KEEPALIVE_S:
-            self._quiet_since = now  # So that the next one is due a whole period later.
+        if now >= self._quiet_since + self._patience_s:
+            self._quiet_since = now
+            self._patience_s = min(2 * self._patience_s, KEEPALIVE_S)
             self._engine.send_ping(0)
         self._stop_slow_parcels(now)
 

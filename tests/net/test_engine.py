@@ -84,8 +84,7 @@ def test_both_ends_prove_their_keys() -> None:
 
 
 @pytest.mark.parametrize("first", [1, 4, 500])
-def test_a_long_tls_message_is_refused_at_its_length(first: int) -> None:
-    """S-07."""
+def test_s07_a_long_tls_message_is_refused_at_its_length(first: int) -> None:
     pair = Pair()
     server = Engine(
         configuration=configuration(SERVER_KEY, dialling=False),
@@ -116,8 +115,7 @@ def test_a_long_tls_message_is_refused_at_its_length(first: int) -> None:
 
 
 @ENGINES
-def test_an_ack_of_what_was_never_sent_is_a_violation(engine: type[Engine]) -> None:
-    """S-05."""
+def test_s05_an_ack_of_what_was_never_sent_is_a_violation(engine: type[Engine]) -> None:
     pair = Pair(engine)
     buf = Buffer(capacity=64)
     for value in (1 << 40, 0, 0, 0):
@@ -137,8 +135,7 @@ def test_an_honest_transfer_passes_the_windows(engine: type[Engine]) -> None:
 
 
 @ENGINES
-def test_sparse_data_does_not_inflate_the_windows(engine: type[Engine]) -> None:
-    """S-06."""
+def test_s06_sparse_data_does_not_inflate_the_windows(engine: type[Engine]) -> None:
     pair = Pair(engine)
     pair.client.send_stream_data(0, b"hello")
     pair.run(0.1)
