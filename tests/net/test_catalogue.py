@@ -15,7 +15,8 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.tls import Epoch
 
-from p2pstream.net.engine import LEFT_OUT_SPAN, Engine
+from p2pstream.net import engine as engines
+from p2pstream.net.engine import Engine
 from p2pstream.net.fast import FastEngine
 from tests.net.test_fast import carry, context, parcels, stream_frame
 from tests.net.wire import CLIENT, Kind, Wire
@@ -45,7 +46,12 @@ def refused(wire: Wire, *values: int, data: bytes = b"") -> int:
 
 
 @ENGINES
-def test_s05_who_acknowledges_what_it_has_not_received_is_found_out(engine: Kind) -> None:
+def test_s05_who_acknowledges_what_it_has_not_received_is_found_out(
+    engine: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "LEFT_OUT_MIN", 64)
+    monkeypatch.setattr(engines, "LEFT_OUT_SPAN", 128)
+
     class Optimist(Engine):
         def _write_ack_frame(self, builder: Any, space: Any, now: float) -> None:
             space.ack_queue.add(0, space.largest_received_packet + 1)
@@ -53,7 +59,7 @@ def test_s05_who_acknowledges_what_it_has_not_received_is_found_out(engine: Kind
 
     wire = Wire(Optimist, engine)
     wire.loss = 0.1
-    for _ in range(4 * LEFT_OUT_SPAN // 12):
+    for _ in range(4 * 128 // 12):
         wire.send(bytes(16_000), 1)
         wire.run(0.02)
     assert wire.server.ended.error_code == QuicErrorCode.PROTOCOL_VIOLATION
@@ -63,7 +69,7 @@ def test_s05_who_acknowledges_what_it_has_not_received_is_found_out(engine: Kind
 def test_s05_numbers_left_out_harm_no_honest_peer(engine: Kind) -> None:
     wire = Wire(FastEngine, engine)
     wire.loss = wire.reorder = 0.02
-    for _ in range(2 * LEFT_OUT_SPAN // 12 // 20):
+    for _ in range(2 * engines.LEFT_OUT_SPAN // 12 // 20):
         sent = parcels(20)
         assert carry(wire, sent, end=1) == sent
     assert wire.server._recovery.never_sent > 0
