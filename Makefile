@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e simulate vectors clean
+.PHONY: help demo test check lint unit e2e simulate fuzz vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
 	@echo "make test     everything: lint, types, tests, then the tests with real processes"
 	@echo "make check    lint, types and the quick tests"
 	@echo "make simulate run every scenario and compare with its accepted result"
+	@echo "make fuzz     feed every parser with what strangers might send, FUZZ_S seconds each (60)"
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
 
@@ -42,6 +43,12 @@ e2e: $(VENV)/.ready-test
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready
 	$(BIN)/python -m simulations.baseline
+
+# What is found is kept in .cache/fuzz.
+FUZZ_S ?= 60
+fuzz: $(VENV)/.ready-test
+	$(PIP) -e ".[test,fuzz]"
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors
