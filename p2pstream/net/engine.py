@@ -399,7 +399,10 @@ class _Tls(tls.Context):
             raise tls.AlertBadCertificate("certificate_chain")
         if len(certificate.certificates[0][0]) > CERTIFICATE_BYTES_MAX:
             raise tls.AlertBadCertificate("certificate_long")
-        super()._set_peer_certificate(certificate)
+        try:
+            super()._set_peer_certificate(certificate)
+        except x509.InvalidVersion:  # Not a `ValueError`, the only one that aioquic expects.
+            raise tls.AlertBadCertificate("certificate of an unknown version") from None
 
 
 def is_credit_due(stream: QuicStream) -> bool:

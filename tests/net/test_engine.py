@@ -8,14 +8,16 @@ from aioquic._buffer import Buffer
 from aioquic.quic.connection import QuicConnectionError, QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from p2pstream.identity import NodeKey
 from p2pstream.net import names
-from p2pstream.net.engine import INCOMING_PARCELS_MAX, PARCEL_WINDOW_BYTES, Engine
+from p2pstream.net.engine import INCOMING_PARCELS_MAX, PARCEL_WINDOW_BYTES, Engine, _Tls
 from p2pstream.net.fast import FastEngine
 from p2pstream.net.tls import (
     CONNECTION_WINDOW_BYTES,
     STREAM_WINDOW_BYTES,
+    certificate,
     configuration,
     peer_key,
 )
@@ -205,3 +207,13 @@ def _frame(numbers: list[int], data: bytes) -> Buffer:
         buf.push_uint_var(number)
     buf.push_bytes(data)
     return Buffer(data=buf.data)
+
+
+def test_a_certificate_of_no_known_version_is_an_alert() -> None:
+    """cryptography raises something of its own, and aioquic lets it through."""
+    good = certificate(CLIENT_KEY).public_bytes(Encoding.DER)
+    version = b"\xa0\x03\x02\x01"  # RFC 5280 4.1: [0] { INTEGER ... }.
+    odd = good.replace(version + b"\x02", version + b"\x6a")
+    assert odd != good
+    with pytest.raises(quic_tls.AlertBadCertificate):
+        _Tls(is_client=False)._set_peer_certificate(quic_tls.Certificate(b"", [(odd, b"")]))
