@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,24 @@ async def test_a_relay_between_processes(whole: bool) -> None:
     assert 0 < cost["cpu_s"] < 2 * cost["wall_s"]
 
 
-@pytest.mark.parametrize("name", ["qh3", "libtorrent"])
-def test_others_are_measured_where_they_are(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "measure", "key"),
+    [
+        ("qh3", command.qh3, "bulk_recv_qh3"),
+        ("libtorrent", command.libtorrent, "bulk_recv_torrent"),
+    ],
+)
+def test_others_are_measured_where_they_are(
+    name: str,
+    measure: Callable[[command.Figures], None],
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if not others.installed(name):
-        pytest.skip(f"{name} is not installed: extra [bench]")
+        pytest.skip(f"not here: {name} is not installed (extra [bench])")
+    monkeypatch.setattr(command, "BULK_BYTES", 2_000_000)
     figures: command.Figures = defaultdict(list)
-    command.others(figures)
-    key = {"qh3": "bulk_recv_qh3", "libtorrent": "bulk_recv_torrent"}[name]
+    measure(figures)
     assert figures[key][0] > 0
 
 

@@ -150,10 +150,10 @@ class Other:
     ids=["aioquic calls", "we call aioquic", "qh3 calls"],
 )
 async def test_another_quic_understands_ours(
-    nursery: trio.Nursery, tmp_path: Path, need: Callable[[str], str], stack: str, calls: bool
+    nursery: trio.Nursery, tmp_path: Path, tool: Callable[[str], str], stack: str, calls: bool
 ) -> None:
     pytest.importorskip(stack, reason=f"not here: {stack} is not installed")
-    tshark, dumpcap = need("tshark"), need("dumpcap")
+    tshark, dumpcap = tool("tshark"), tool("dumpcap")
     node = Node(1, ip="127.0.0.1")
     await nursery.start(node.carrier.run)
     udp, address = node.carrier._endpoint._udp, node.carrier.address
