@@ -73,7 +73,7 @@ async def test_a_relay_between_processes(whole: bool) -> None:
         lambda: command.pass_on(2, "fast", whole=whole, bytes=1_000_000)
     )
     assert cost["bytes"] > 500_000
-    assert 0 < cost["cpu_s"] < 2 * cost["wall_s"]
+    assert cost["cpu_s"] > 0
 
 
 @pytest.mark.parametrize(
