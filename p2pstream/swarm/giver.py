@@ -149,7 +149,7 @@ class Giver:
         mesh, children = self.mesh, self.mesh.children
         if mesh.role is Role.ORIGIN:
             return
-        queues = {peer: mesh.roads.backlog(peer) for peer in children.peers()}
+        queues = {peer: mesh.roads.backlog(peer) for peer in sorted(children.peers())}
         slowest = max(queues, key=lambda peer: queues[peer], default=None)
         if slowest is not None and queues[slowest] > OVERLOAD_S * max(mesh.rate, RATE_MIN):
             rendition, substream = children.evict(slowest)
