@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2pstream.core import Parcel, Send
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.messages import SUBSTREAMS
-from simulations.fabric.peer import Peer, Twist
+from simulations.fabric.host import Peer, Twist
 
 LIED_MASK = b"\xff"  # Eight pieces of every chunk.
 LIED_AHEAD = 3  # Chunks that nobody has yet.

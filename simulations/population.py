@@ -12,12 +12,12 @@ from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import ORIGIN_COPIES, SEED_COPIES, Config, Swarm
 from simulations import laws
 from simulations.behaviours import twist_of
-from simulations.fabric.carrier import Carrier, Network
+from simulations.fabric.carrier import Network
 from simulations.fabric.clock import Clock
 from simulations.fabric.dice import die, secret, throw
+from simulations.fabric.host import Access, Peer, Watchers
 from simulations.fabric.links import Pipe, Rain, Storm, Weather
 from simulations.fabric.nat import Kind, Nat
-from simulations.fabric.peer import Peer, Watchers
 from simulations.fabric.world import World
 from simulations.scenario import Group, Rate
 
@@ -29,13 +29,14 @@ FIRST_OCTETS = (*range(20, 100), *range(130, 169), *range(193, 198), *range(206,
 
 @dataclass(slots=True)
 class Population:
-    """Makes hosts, and knows how far they are from each other."""
+    """Makes hosts, and knows how far they are from each other. kind: what a node is made of."""
 
     world: World
     network: Network
     stream: StreamId
     watchers: Watchers
     make_swarm: Callable[[Peer], Swarm]
+    kind: type[Peer]
     groups: dict[str, Group]
     peers: list[Peer] = field(default_factory=list)
     _places: dict[int, laws.Place] = field(default_factory=dict)
@@ -47,14 +48,14 @@ class Population:
         rng = die(seed, name, "host")
         skew_s = group.clock_skew_s * (2 * throw(seed, name, "skew") - 1)
         drift = 1e-6 * group.clock_drift_ppm * (2 * throw(seed, name, "drift") - 1)
-        peer = Peer(
+        peer = self.kind(
             self.world, number, name, group.name, NodeKey(secret(seed, name, "key")),
             ROLES[group.role], self.stream, Clock(skew_s, drift),
             watchers=self.watchers, make_swarm=self.make_swarm,
         )  # fmt: skip
         peer.twist = twist_of(group.behaviour, peer)
         peer.delay_to = lambda there: self._delay_s(peer, there)
-        peer.carrier = self._carrier(peer, group, rng)
+        peer.connect(self.network, self._access(peer, group, rng))
         self._places[number] = laws.place(group.rtt_ms, seed, name)
         self.network.by_ip[peer.carrier.nat.ip] = peer
         self.peers.append(peer)
@@ -79,7 +80,7 @@ class Population:
     def _rate(self, peer: Peer, way: str, law: Rate) -> float:
         return laws.draw(law, throw(self.world.seed, peer.name.rstrip("'"), way))
 
-    def _carrier(self, peer: Peer, group: Group, rng: Random) -> Carrier:
+    def _access(self, peer: Peer, group: Group, rng: Random) -> Access:
         queue_bytes = int(group.queue_kb * 1000)
         up = Pipe(1000 * self._rate(peer, "up", group.up_kbps), queue_bytes)
         down_kbps = self._rate(peer, "down", group.down_kbps)
@@ -89,10 +90,7 @@ class Population:
             weather = Storm(group.loss, group.loss_burst)
         kind = self._nat_kind(peer, group)
         nat = Nat(kind, self._ip(peer.name), group.nat_timeout_s)
-        return Carrier(
-            peer, self.network, nat, up, down, weather, group.jitter_ms / 1000,
-            group.duplicates, rng,
-        )  # fmt: skip
+        return Access(nat, up, down, weather, group.jitter_ms / 1000, group.duplicates, rng)
 
     def _nat_kind(self, peer: Peer, group: Group) -> Kind:
         mix = group.nat if isinstance(group.nat, dict) else {group.nat: 1.0}

@@ -16,8 +16,9 @@ from simulations.checkers import Checker, Verdict, all_checkers, bounds
 from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Network
 from simulations.fabric.dice import die, throw
+from simulations.fabric.host import Peer, Watchers
+from simulations.fabric.light import Light
 from simulations.fabric.nat import PORT
-from simulations.fabric.peer import Peer, Watchers
 from simulations.fabric.trace import Event
 from simulations.fabric.world import World
 from simulations.faults import Faults, Report
@@ -69,9 +70,11 @@ class Simulation:
         )  # fmt: skip
         self.checkers = all_checkers() if checkers is None else checkers
         self.metrics = Metrics(self)
-        watchers = Watchers(self._on_effect, self._on_parcel, self._on_convicted)
+        watchers = Watchers(
+            self.metrics.started, self._on_effect, self._on_parcel, self._on_convicted
+        )
         self.population = Population(
-            self.world, self.network, self.studio.stream, watchers, self._make_swarm,
+            self.world, self.network, self.studio.stream, watchers, self._make_swarm, Light,
             {group.name: group for group in scenario.groups},
         )  # fmt: skip
         self.publishing = 0
@@ -147,7 +150,6 @@ class Simulation:
         if peer.alive:
             return
         peer.start([(n, a) for n, a in self.ticket() if n != peer.node])
-        self.metrics.started(peer)
         if peer is self.origin:
             self._broadcast()
         group = self.group(peer)

@@ -15,7 +15,7 @@ from p2pstream.swarm.protocol import Swarm
 from p2pstream.swarm.taker import Taker
 from simulations import checkers
 from simulations.fabric.carrier import Carrier
-from simulations.fabric.peer import Peer
+from simulations.fabric.light import Light
 from tests.simulations.small import run, verdict, watched_by
 
 Patch = pytest.MonkeyPatch
@@ -121,9 +121,9 @@ def test_an_honest_node_is_convicted(monkeypatch: Patch) -> None:
 
 def test_the_repair_path_is_dropped(monkeypatch: Patch) -> None:
     """Nobody pulls, and parents forget pieces: viewers stall and ask nobody."""
-    push = Peer._perform_swarm
+    push = Light._perform_swarm
 
-    def forgetful(self: Peer, effect: Any) -> None:
+    def forgetful(self: Light, effect: Any) -> None:
         if getattr(getattr(effect, "message", None), "body", b"") and self.rng.random() < 0.3:
             return
         push(self, effect)
@@ -131,7 +131,7 @@ def test_the_repair_path_is_dropped(monkeypatch: Patch) -> None:
     def ask(self: Taker, wanted: Iterable[Any]) -> None:
         """Not."""
 
-    monkeypatch.setattr(Peer, "_perform_swarm", forgetful)
+    monkeypatch.setattr(Light, "_perform_swarm", forgetful)
     monkeypatch.setattr(Taker, "_ask", ask)
     long = {"warm_up_s": 3, "chaos_s": 3, "check_s": 2}
     monkeypatch.setattr(checkers, "SETTLE_S", 3.0)
@@ -155,12 +155,12 @@ def _ban_all(self: checkers.PollutersAreOut) -> None:
 
 
 def test_look_ups_that_find_nothing(monkeypatch: Patch) -> None:
-    def few(self: Peer, bootstrap: Any) -> None:
+    def few(self: Light, bootstrap: Any) -> None:
         start(self, bootstrap)
         self.dht_dropped = -1
 
-    start = Peer.start
-    monkeypatch.setattr(Peer, "start", few)
+    start = Light.start
+    monkeypatch.setattr(Light, "start", few)
     monkeypatch.setattr(checkers, "CLOSEST_WANTED", 1.1)
     assert not watched_by(checkers.LookupsFindClosest()).passed
 
