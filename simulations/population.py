@@ -53,6 +53,7 @@ class Population:
             ROLES[group.role], self.stream, Clock(skew_s, drift),
             watchers=self.watchers, make_swarm=self.make_swarm,
         )  # fmt: skip
+        peer.config = _config(peer.role, group)
         peer.twist = twist_of(group.behaviour, peer)
         peer.delay_to = lambda there: self._delay_s(peer, there)
         peer.connect(self.network, self._access(peer, group, rng))
@@ -67,11 +68,6 @@ class Population:
         peer.name += "'"
         peer.carrier.nat.moved(self._ip(peer.name))
         self.network.by_ip[peer.carrier.nat.ip] = peer
-
-    def swarm_config(self, peer: Peer) -> Config:
-        group = self.groups[peer.group]
-        copies = COPIES[peer.role] if group.copies is None else group.copies
-        return Config(copies=0.0 if group.behaviour == "free_rider" else copies)
 
     def up_kbps(self, peer: Peer) -> float:
         """What its group's law gives this host to send with."""
@@ -122,3 +118,8 @@ class Population:
             ]
             delay_s = self._delays[key] = sum(rtts) / 4
         return delay_s
+
+
+def _config(role: Role, group: Group) -> Config:
+    copies = COPIES[role] if group.copies is None else group.copies
+    return Config(copies=0.0 if group.behaviour == "free_rider" else copies)

@@ -56,7 +56,10 @@ class Outcome:
 
 
 class Simulation:
-    """A scenario with its dice thrown."""
+    """A scenario with its dice thrown. Of the `core` tier; `quic.py` has another."""
+
+    tier = "core"
+    kind: type[Peer] = Light
 
     def __init__(
         self, scenario: Scenario, seed: int, *, checkers: list[Checker] | None = None
@@ -74,7 +77,7 @@ class Simulation:
             self.metrics.started, self._on_effect, self._on_parcel, self._on_convicted
         )
         self.population = Population(
-            self.world, self.network, self.studio.stream, watchers, self._make_swarm, Light,
+            self.world, self.network, self.studio.stream, watchers, self._make_swarm, self.kind,
             {group.name: group for group in scenario.groups},
         )  # fmt: skip
         self.publishing = 0
@@ -103,25 +106,31 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> Outcome:
         """All phases."""
         began = process_time()
-        end = self.scenario.duration_s
         gc.collect()
         gc.freeze()  # Millions of small objects that all live: collecting them costs a third.
         gc.disable()
         try:
             with shared_verification() as verified:
-                at = 0.0
-                while at < end:
-                    at = min(end, at + 1.0)
-                    self.world.run_until(at)
-                    if int(at) % 10 == 0:
-                        gc.collect(1)
-                    if progress is not None:
-                        progress(at, end)
-                verdicts = self._judge()
+                verdicts = self._pass(progress)
         finally:
             gc.enable()
             gc.unfreeze()
         return self._outcome(verdicts, process_time() - began, verified.asked)
+
+    def _pass(self, progress: Progress | None) -> list[Verdict]:
+        """Let everything happen, then judge."""
+        at, end = 0.0, self.scenario.duration_s
+        while at < end:
+            at = min(end, at + 1.0)
+            self.world.run_until(at)
+            self._tidy(at)
+            if progress is not None:
+                progress(at, end)
+        return self._judge()
+
+    def _tidy(self, at: float) -> None:
+        if int(at) % 10 == 0:
+            gc.collect(1)
 
     def _outcome(self, verdicts: list[Verdict], cpu_s: float, checked: int) -> Outcome:
         figures = self.metrics.figures(cpu_s)
@@ -177,7 +186,7 @@ class Simulation:
         epoch = self.studio.begin(peer.clock.wall(peer.local())) if origin else None
         swarm = Swarm(
             self.studio.stream, peer.node, peer.role, roads=peer.carrier, rng=peer.rng,
-            wall=peer.clock.wall, config=self.population.swarm_config(peer), epoch=epoch,
+            wall=peer.clock.wall, config=peer.config, epoch=epoch,
         )  # fmt: skip
         if origin:
             self._inits = [swarm.add_init(init) for init in self.studio.inits()]

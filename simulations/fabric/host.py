@@ -15,7 +15,7 @@ from p2pstream.dht.protocol import Dht
 from p2pstream.identity import Address, NodeId, NodeKey, StreamId
 from p2pstream.net.doorman import Bans
 from p2pstream.swarm import messages as m
-from p2pstream.swarm.protocol import Swarm
+from p2pstream.swarm.protocol import Config, Swarm
 from simulations.fabric.clock import Clock
 from simulations.fabric.links import Pipe, Weather
 from simulations.fabric.nat import Nat
@@ -121,6 +121,7 @@ class Peer:
     watchers: Watchers = field(default_factory=Watchers)
     twist: Twist | None = None
     make_swarm: Callable[[Peer], Swarm] | None = None
+    config: Config = field(default_factory=Config)  # Of its swarm.
     alive: bool = False
     frozen: bool = False
     away: bool = False  # Between two networks.
