@@ -373,6 +373,8 @@ def bounds(
     verdicts = []
     for name, bound in scenario.expect.items():
         value = _look_up(name, figures, by_class)
+        if value is None:
+            continue  # This tier knows nothing of it.
         low = bound.min is None or value >= bound.min
         high = bound.max is None or value <= bound.max
         limits = " and ".join(
@@ -390,11 +392,17 @@ def bounds(
     return verdicts
 
 
-def _look_up(name: str, figures: dict[str, Any], by_class: dict[str, dict[str, Any]]) -> float:
+def _look_up(
+    name: str, figures: dict[str, Any], by_class: dict[str, dict[str, Any]]
+) -> float | None:
     if name.startswith("by_class."):
         _, group, figure = name.split(".")
-        return float(by_class[group][figure])
-    return float(figures[name])
+        return _number(by_class[group][figure])
+    return _number(figures[name])
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 @dataclass(slots=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from simulations import tiers
 from simulations.checkers import Sometimes, Verdict
 from simulations.reading import read
 from simulations.scenario import Scenario
 from simulations.simulation import Outcome, Progress, Simulation
 
-TIER = "core"
 MEASURED_HERE = {"peer_s_per_cpu_s", "cpu_s_per_viewer_s"}  # Of this machine, not of the mesh.
 # Student's t for a two-sided 95 % interval, by degrees of freedom; 1.96 beyond the table.
 T_95 = (
@@ -35,11 +35,12 @@ Told = Callable[[int, float, float], None]  # Seed, virtual seconds done, of how
 
 
 def run_one(
-    scenario: Scenario, seed: int, *, progress: Progress | None = None, record: bool = False
-) -> Outcome:
-    """One seed. record: keep every event, for `diff`."""
-    simulation = Simulation(scenario, seed)
-    if record:
+    scenario: Scenario, seed: int, *, tier: str = "core", progress: Progress | None = None,
+    record: bool = False,
+) -> Outcome:  # fmt: skip
+    """One seed. record: keep every event, for `diff`. Raises what `tiers.simulation` raises."""
+    simulation = tiers.simulation(tier, scenario, seed)
+    if record and isinstance(simulation, Simulation):
         simulation.world.trace.recorded = []
     return simulation.run(progress)
 
@@ -49,7 +50,7 @@ def row_of(outcome: Outcome) -> Row:
     return {
         "scenario": outcome.scenario,
         "seed": outcome.seed,
-        "tier": TIER,
+        "tier": outcome.tier,
         "passed": outcome.passed,
         **outcome.figures,
         "trace_hash": outcome.trace_hash,
@@ -63,18 +64,20 @@ def row_of(outcome: Outcome) -> Row:
     }
 
 
-def run_seeds(path: Path, seeds: Iterable[int], *, jobs: int = 1, told: Told) -> Iterator[Row]:
+def run_seeds(
+    path: Path, seeds: Iterable[int], *, tier: str = "core", jobs: int = 1, told: Told
+) -> Iterator[Row]:
     """Rows in the order of `seeds`; with more than one job as many processes."""
     wanted = list(seeds)
     if jobs == 1 or len(wanted) == 1:
         scenario = read(path)
         for seed in wanted:
-            yield row_of(run_one(scenario, seed, progress=_telling(told, seed)))
+            yield row_of(run_one(scenario, seed, tier=tier, progress=_telling(told, seed)))
         return
     # Spawned, not forked: each process starts alike, whatever this one has done before.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(wanted)), mp_context=context) as pool:
-        asked = {pool.submit(_work, str(path), seed): seed for seed in wanted}
+        asked = {pool.submit(_work, str(path), seed, tier): seed for seed in wanted}
         done: dict[int, Row] = {}
         for future in as_completed(asked):
             row = done[asked[future]] = future.result()
@@ -86,20 +89,21 @@ def _telling(told: Told, seed: int) -> Progress:
     return lambda at, end: told(seed, at, end)
 
 
-def _work(path: str, seed: int) -> Row:
-    return row_of(run_one(read(Path(path)), seed))
+def _work(path: str, seed: int, tier: str) -> Row:
+    return row_of(run_one(read(Path(path)), seed, tier=tier))
 
 
 def summary_of(scenario: Scenario, rows: list[Row]) -> dict[str, Any]:
     """All seeds together: of each figure the mean and the half width of its 95 % interval."""
     figures = {name: interval([row[name] for row in rows]) for name in figure_names(rows[0])}
-    sometimes = Sometimes(scenario.sometimes)
+    # A model counts few of the ways of mending: what it does not count is not asked for.
+    sometimes = Sometimes([one for one in scenario.sometimes if one in rows[0]["coverage"]])
     for row in rows:
         sometimes.add(row["coverage"])
     verdicts = sometimes.verdicts()
     return {
         "scenario": scenario.name,
-        "tier": TIER,
+        "tier": rows[0]["tier"],
         "seeds": [row["seed"] for row in rows],
         "passed": all(row["passed"] for row in rows) and all(v.passed for v in verdicts),
         "figures": figures,

@@ -38,6 +38,7 @@ class Outcome:
 
     scenario: str
     seed: int
+    tier: str
     figures: dict[str, Any]
     by_class: dict[str, dict[str, Any]]
     verdicts: list[Verdict]
@@ -137,7 +138,7 @@ class Simulation:
         figures["signatures_checked"] = checked
         verdicts += bounds(self.scenario, figures, self.metrics.by_class())
         return Outcome(
-            self.scenario.name, self.seed, figures, self.metrics.by_class(), verdicts,
+            self.scenario.name, self.seed, self.tier, figures, self.metrics.by_class(), verdicts,
             self.faults.reports, self.metrics.coverage(), self.metrics.series,
             self.metrics.lag_sample(), self.metrics.overlay, self.world.trace.digest(), cpu_s,
             self.world.trace.recorded,

@@ -73,6 +73,9 @@ def command() -> None:
 @click.argument("scenario", required=False)
 @click.option("--seed", type=int, help="One seed (default: 1).")
 @click.option("--seeds", metavar="1-20", help="Several, as 1-20 or 1,3,5.")
+@click.option("--tier", type=click.Choice(["core", "quic", "model"]), default="core",
+              show_default=True, help="What a node is made of: its cores on light links, all of "
+              "it with real QUIC (tens of hosts), or arrays (up to a million).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Spread seeds over so many processes.")  # fmt: skip
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
@@ -84,8 +87,8 @@ def command() -> None:
 @click.option("--list", "as_list", is_flag=True, help="Show the scenarios that come along.")
 @json_option
 def run_command(
-    scenario: str | None, seed: int | None, seeds: str | None, jobs: int, report: Path | None,
-    against: Path | None, save: Path | None, as_list: bool, as_json: bool,
+    scenario: str | None, seed: int | None, seeds: str | None, tier: str, jobs: int,
+    report: Path | None, against: Path | None, save: Path | None, as_list: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a scenario: a file, or the name of one that comes along."""
     reading = _simulations()
@@ -94,15 +97,16 @@ def run_command(
         return
     if scenario is None:
         raise click.UsageError("which scenario? See p2pstream simulate --list.")
-    from simulations import compare, runner  # noqa: PLC0415  # Not on the way of other commands.
+    from simulations import compare, runner, tiers  # noqa: PLC0415  # Not on others' way.
 
     path = reading.find(scenario)
     wanted = _seeds(seed, seeds)
     parsed = reading.read(path)
+    tiers.check(tier, parsed)
     old = compare.load(against) if against else None
     if report is not None:
         _need_matplotlib()
-    rows = _run(path, wanted, jobs, parsed, as_json=as_json)
+    rows = _run(path, wanted, tier, jobs, parsed, as_json=as_json)
     summary = runner.summary_of(parsed, rows)
     if as_json:
         click.echo(json.dumps({"summary": summary}))
@@ -118,7 +122,11 @@ def run_command(
 
         write(report, parsed, rows, summary, changed)
         click.echo(f"report: {report}", err=True)
-    _judge(scenario, summary, [change.name for change in changed if change.verdict == "worse"])
+    _judge(
+        _again(scenario, tier),
+        summary,
+        [change.name for change in changed if change.verdict == "worse"],
+    )
 
 
 @command.command()
@@ -201,7 +209,7 @@ def _seeds(seed: int | None, seeds: str | None) -> list[int]:
 
 
 def _run(
-    path: Path, seeds: list[int], jobs: int, scenario: Scenario, *, as_json: bool
+    path: Path, seeds: list[int], tier: str, jobs: int, scenario: Scenario, *, as_json: bool
 ) -> list[Row]:
     """All rows, with progress on a terminal."""
     from simulations import runner  # noqa: PLC0415  # As above.
@@ -221,7 +229,7 @@ def _run(
             words = f"seed {seed}, {at:.0f} of {end:.0f} s, {monotonic() - began:.0f} s so far"
             bar.update(task, completed=sum(shares.values()), told=words)
 
-        for row in runner.run_seeds(path, seeds, jobs=jobs, told=told):
+        for row in runner.run_seeds(path, seeds, tier=tier, jobs=jobs, told=told):
             rows.append(row)
             if as_json:
                 click.echo(json.dumps(row))
@@ -234,7 +242,9 @@ def _tell(rows: list[Row], summary: dict[str, Any]) -> None:
     table = Table(title=f"{summary['scenario']}: {count} seed{'s' * (count > 1)}",
                   show_header=False, title_justify="left", box=None)  # fmt: skip
     for name, words, unit in SHOWN:
-        figure = summary["figures"][name]
+        figure = summary["figures"].get(name)
+        if figure is None:
+            continue  # This tier knows nothing of it.
         table.add_row(words, _value(figure["mean"], unit), _spread(figure["ci95"], unit))
     console.print(table)
     for fault in rows[0]["faults"]:
@@ -266,6 +276,11 @@ def _value(value: float, unit: str) -> str:
 
 def _spread(half: float, unit: str) -> str:
     return f"[dim]± {_value(half, unit)}" if half else ""
+
+
+def _again(scenario: str, tier: str) -> str:
+    """What to say to run it again, but for the seeds."""
+    return scenario if tier == "core" else f"{scenario} --tier {tier}"
 
 
 def _judge(scenario: str, summary: dict[str, Any], worse: list[str]) -> None:

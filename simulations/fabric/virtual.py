@@ -1,5 +1,8 @@
 """The world below whole nodes: trio's virtual time, and UDP that never leaves the process.
 
+Only public seams of trio are used: `trio.abc.Clock` and `set_custom_socket_factory`. A datagram
+goes through its sender's NAT, uplink and weather, travels, and comes through the receiver's NAT and
+downlink; what a queue has no room for is lost, and QUIC finds out by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ DATAGRAM_BYTES_MAX = 1500 - HEADER_BYTES  # What Ethernet carries; no path here 
 
 
 class VirtualClock(trio.abc.Clock):
-    """The world's time as trio's: when no task can run, the next thing happens.
+    """The world's time as trio's: when no task can run, the next thing happens. (trio's own
+    `MockClock` jumps for deadlines of tasks only, and a task that carries datagrams costs as much
+    again as their cryptography.)
 
     Invariant: the world moves only here, and only when everybody waits, so tasks at one instant see
     all that has happened up to it.
