@@ -84,7 +84,7 @@ class Model:
 
     def _quantiles(self, law: tuple[float, ...]) -> Floats:
         at = self.rng.random(len(self.homes)) * (len(law) - 1)
-        return np.interp(at, np.arange(len(law)), np.array(law))
+        return np.asarray(np.interp(at, np.arange(len(law)), np.array(law)))
 
     # Hosts.
 
@@ -186,20 +186,22 @@ class Model:
         watch = self.homes.viewer & self.mesh.there
         due = self.live_s.min(axis=0) + self.target_s
         plays = watch & (done < np.inf) & (now + due >= self.plays_from)
-        late_s = np.where(plays, np.maximum(0.0, done - due), 0.0)
+        margin_s = np.full(len(due), np.inf)
+        np.subtract(due, done, out=margin_s, where=plays)
+        late_s = np.maximum(0.0, -margin_s)
         lag_s = self.chunk_s + np.maximum(due, done)
         frozen_s = np.where(late_s > FROZEN_S_MIN, late_s, 0.0)
         self.tally.played(now, watch, plays, lag_s, frozen_s, late_s > 0)
-        self._adapt(plays, due - done, late_s, now)
+        self._adapt(margin_s, late_s, now)
 
-    def _adapt(self, plays: Any, margin_s: Floats, late_s: Floats, now: float) -> None:
+    def _adapt(self, margin_s: Floats, late_s: Floats, now: float) -> None:
         """The playout target: up after a stall, slowly down in calm."""
         config = PlayoutConfig()
         late: NDArray[np.bool_] = late_s > 0
         grow_s = np.where(late_s < PATIENCE_S, np.maximum(GROW_S, 1.2 * late_s), GROW_S)
         grown = np.minimum(config.target_s_max, self.target_s + grow_s)
         self.target_s = np.where(late, grown, self.target_s)
-        self.margin_s = np.where(plays, np.minimum(self.margin_s, margin_s), self.margin_s)
+        self.margin_s = np.minimum(self.margin_s, margin_s)
         if now % CHECK_S < self.chunk_s - 1e-9:
             calm = (self.margin_s > 0.6 * self.target_s) & (self.margin_s < np.inf)
             lower = np.maximum(config.target_s, self.target_s - SHRINK_PER_S)
