@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e simulate vectors clean
+.PHONY: help demo test check lint unit e2e simulate tiers vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
 	@echo "make test     everything: lint, types, tests, then the tests with real processes"
 	@echo "make check    lint, types and the quick tests"
 	@echo "make simulate run every scenario and compare with its accepted result"
+	@echo "make tiers    compare the tiers of the simulator, into docs/SIMULATION.md"
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
 
@@ -42,6 +43,10 @@ e2e: $(VENV)/.ready-test
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready
 	$(BIN)/python -m simulations.baseline
+
+# The tiers side by side, into docs/SIMULATION.md.
+tiers: $(VENV)/.ready-test
+	$(BIN)/python -m simulations.beside --write
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors

@@ -49,12 +49,15 @@ class Tally:
             self._bytes_made += size
 
     def played(
-        self, now: float, watch: Bools, plays: Bools, lag_s: Floats, frozen_s: Floats, late: Bools
-    ) -> None:
-        """A chunk was handed over at `plays`. watch: the viewers that are there."""
+        self, now: float, watch: Bools, plays: Bools, lag_s: Floats, frozen_s: Floats, late: Bools,
+        plays_from: Floats,
+    ) -> None:  # fmt: skip
+        """A chunk was handed over at `plays`. watch: the viewers that are there. plays_from: when
+        each begins, with what was made before it came: the calibration says so, not the model.
+        """
         hosts = np.flatnonzero(plays)
         at = now - self.chunk_s + lag_s[hosts]
-        self.first_at[hosts] = np.minimum(self.first_at[hosts], at)
+        self.first_at[hosts] = np.minimum(self.first_at[hosts], plays_from[hosts])
         self.last_at[hosts] = np.maximum(self.last_at[hosts], at)
         self._there = watch
         self._peer_s += self.chunk_s * (int(watch.sum()) + int((~self.homes.viewer).sum()))
@@ -125,7 +128,7 @@ class Tally:
             "peer_s_per_cpu_s": round(self._peer_s / max(cpu_s, 1e-9), 1),
             "cpu_s_per_viewer_s": round(cpu_s / max(1.0, self._peer_s), 9),
         }  # fmt: skip
-        return {name: known.get(name) for name in NAMES}
+        return {name: _plain(known.get(name)) for name in NAMES}
 
     def by_class(self, gave: Floats) -> dict[str, dict[str, Any]]:
         """The figures of each group."""
@@ -152,7 +155,7 @@ class Tally:
         return _of_bins(lags, tuple(shares)) if lags.any() else []
 
     def _smooth(self, groups: slice) -> dict[str, float]:
-        played, late, missed = self.chunks[:, groups].sum(axis=1)
+        played, late, missed = map(float, self.chunks[:, groups].sum(axis=1))
         frozen_s = float(self.frozen_s[groups].sum())
         return {
             "stall_ratio": round(ratio(frozen_s, frozen_s + played * self.chunk_s), 5),
@@ -209,3 +212,8 @@ def _named(name: str, values: list[float], percents: tuple[int, ...]) -> dict[st
 def _jain(values: Floats) -> float:
     squares = float((values * values).sum())
     return float(values.sum()) ** 2 / (len(values) * squares) if squares else 0.0
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python has it."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -64,7 +64,8 @@ def populate(scenario: Scenario, seed: int) -> Homes:
     groups = sorted(enumerate(scenario.groups), key=lambda item: ROLES[item[1].role])
     parts = [_group(number, group, seed) for number, group in groups]
     joined: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Homes(*joined, rtt_law=[group.rtt_ms for group in scenario.groups])
+    joined.append([group.rtt_ms for group in scenario.groups])
+    return Homes(*joined)
 
 
 def _group(number: int, group: Group, seed: int) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ takes no slot and is slow.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pstream.swarm.messages import SUBSTREAMS
+from p2pstream.swarm.parenting import IMPROVE_S
 from p2pstream.swarm.partners import PARTNERS_MAX
 from p2pstream.swarm.push import (
     DICE_COST,
+    DIRECT_MIN,
     HOP_COST,
     HOPS_MAX,
     ORIGIN_COST,
@@ -25,6 +28,7 @@ from p2pstream.swarm.push import (
     SAME_PARENT_COST,
     SCARCE_COST,
     SEED_COST,
+    origin_probability,
 )
 from simulations.model.calibration import Calibration
 from simulations.model.homes import Bools, Floats, Homes, Ints, rtt_s
@@ -37,9 +41,10 @@ Shallow = NDArray[np.int16]
 
 @dataclass(slots=True)
 class Level:
-    """The hosts of one depth of one substream, children of one parent side by side.
+    """Hosts of one depth of one substream, children of one parent side by side.
 
-    rank: place among its siblings. last: whether it is the last of them.
+    rank: place among its siblings. last: whether it is the last of them. pushed: whether their
+    parents send to one after the other; a pull is answered at once, and takes no turn.
     """
 
     child: Ints
@@ -47,6 +52,7 @@ class Level:
     rank: Ints
     last: Bools
     way_s: Floats
+    pushed: bool
 
 
 class Mesh:
@@ -65,9 +71,10 @@ class Mesh:
         self.replaced = 0
         self._pool = np.zeros(0, np.int32)  # Hosts that are there, for drawing partners.
         self._servers = np.flatnonzero(~homes.viewer).astype(np.int32)
-        self._met = 0  # How many have met origin and seeds: their partners are soon complete.
+        self._met = np.zeros(len(homes), np.bool_)  # Who is a partner of origin and seeds.
         self._levels: list[list[Level]] = [[] for _ in range(SUBSTREAMS)]
         self._changed = True
+        self._settled_at = 0.0
 
     def enter(self, hosts: Ints, *, now: float) -> None:
         """They have found the mesh. The origin is first of all."""
@@ -77,6 +84,7 @@ class Mesh:
         self.depth[:, 0] = 0
         self.pulled[:, viewers] = True
         self.seek_at[:, viewers] = now
+        self._met[viewers[: max(0, PARTNERS_MAX - int(self._met.sum()))]] = True
         self._changed = True
 
     def leave(self, hosts: Ints, *, now: float, told: bool) -> None:
@@ -113,8 +121,10 @@ class Mesh:
             for start in range(0, len(hosts), AT_ONCE):
                 self._choose(s, hosts[start : start + AT_ONCE])
         for s in range(SUBSTREAMS):
+            self._improve(s, now - self._settled_at)
             lost = self.pulled[s] & (self.parent[s] < 0)
             self._pull(s, np.flatnonzero(lost).astype(np.int32))
+        self._settled_at = now
         if self._changed:
             for s in range(SUBSTREAMS):
                 self._measure(s)
@@ -124,42 +134,58 @@ class Mesh:
 
     # Choosing.
 
-    def _partners(self, count: int) -> Ints:
-        """[count, partners]: drawn from all that are there; the first ones meet the servers too."""
-        drawn = self.rng.integers(0, len(self._pool), (count, self.calibration.partners))
+    def _partners(self, hosts: Ints) -> Ints:
+        """[host, partner]: drawn from all that are there; the first viewers met the servers too."""
+        drawn = self.rng.integers(0, len(self._pool), (len(hosts), self.calibration.partners))
         found = self._pool[drawn]
-        first = max(0, min(count, PARTNERS_MAX - self._met))
-        if first:
-            servers = self._servers[: found.shape[1]]
-            found[:first, : len(servers)] = servers
-        self._met += count
+        servers = self._servers[: found.shape[1]]
+        found[self._met[hosts], : len(servers)] = servers
         return found
 
-    def _choose(self, s: int, seekers: Ints) -> None:
+    def _improve(self, s: int, passed_s: float) -> None:
+        """Whom origin or seeds feed leaves them for peers, as `Parenting._improve`: one substream
+        of each in `IMPROVE_S`, and the origin keeps `DIRECT_MIN`.
+        """
+        parent = self.parent[s]
+        fed = np.flatnonzero((parent >= 0) & ~self.pulled[s] & ~self.homes.viewer[parent])
+        shared = ((self.parent[:, fed] >= 0) & ~self.homes.viewer[self.parent[:, fed]]).sum(axis=0)
+        leaving = fed[self.rng.random(len(fed)) < passed_s / IMPROVE_S / np.maximum(1, shared)]
+        direct = leaving[parent[leaving] == 0]
+        stay = max(0, len(direct) - max(0, int((parent[fed] == 0).sum()) - DIRECT_MIN))
+        kept = self.rng.permutation(direct)[:stay]
+        leaving = leaving[~np.isin(leaving, kept)].astype(np.int32)
+        if len(leaving):
+            self._choose(s, leaving, peers_only=True)
+
+    def _choose(self, s: int, seekers: Ints, *, peers_only: bool = False) -> None:
         """The cheapest parent with a free slot, by the costs of `push.choose_parent`."""
-        found = self._partners(len(seekers))
+        found = self._partners(seekers)
         depth = self.depth[s]
         mine = depth[seekers][:, None]
         theirs = depth[found].astype(np.int64)
         able = (self.free[found] > 0) & ~self.pulled[s][found] & (theirs < HOPS_MAX)
         able &= (theirs <= mine) & (found != seekers[:, None]) & self.there[found]
+        if peers_only:
+            able &= self.homes.viewer[found]
         way_s = rtt_s(self.homes, np.repeat(seekers, found.shape[1]), found.ravel(), self.rng)
         way_s = way_s.reshape(found.shape)
         already = sum(
             (self.parent[o][seekers][:, None] == found) & ~self.pulled[o][seekers][:, None]
             for o in range(SUBSTREAMS)
         )
+        lucky = self.rng.random((len(seekers), 1)) < origin_probability(found.shape[1])
+        origin_cost = np.where(lucky, 0.0, ORIGIN_COST)
         cost = (
             HOP_COST * theirs + RTT_COST_PER_S * way_s + SAME_PARENT_COST * already
             + SCARCE_COST / np.maximum(1, self.free[found])
             + DICE_COST * self.rng.random(way_s.shape)
-            + np.where(self.homes.viewer[found], 0.0, np.where(found == 0, ORIGIN_COST, SEED_COST))
+            + np.where(self.homes.viewer[found], 0.0, np.where(found == 0, origin_cost, SEED_COST))
         )  # fmt: skip
         cost[~able] = np.inf
         best = cost.argmin(axis=1)
         rows = np.arange(len(seekers))
-        lucky = np.isfinite(cost[rows, best])
-        self._adopt(s, seekers[lucky], found[rows, best][lucky], way_s[rows, best][lucky] / 2)
+        some = np.isfinite(cost[rows, best])
+        self._adopt(s, seekers[some], found[rows, best][some], way_s[rows, best][some] / 2)
 
     def _adopt(self, s: int, children: Ints, parents: Ints, way_s: Floats) -> None:
         """First come, first served, in a drawn order; the others ask again with the next chunk."""
@@ -167,8 +193,14 @@ class Mesh:
         children, parents, way_s = children[order], parents[order], way_s[order]
         order = np.argsort(parents, kind="stable")
         children, parents, way_s = children[order], parents[order], way_s[order]
-        served = _rank(parents) < self.free[parents]
+        # No substream takes more than its share of the origin, or another would have no root.
+        share = -(-int(self.homes.slots[0]) // SUBSTREAMS)
+        share -= int(((self.parent[s] == 0) & ~self.pulled[s]).sum())
+        room = np.where(parents == 0, np.minimum(share, self.free[parents]), self.free[parents])
+        served = _rank(parents) < room
         children, parents, way_s = children[served], parents[served], way_s[served]
+        had = children[(self.parent[s, children] >= 0) & ~self.pulled[s, children]]
+        np.add.at(self.free, self.parent[s, had], 1)
         np.subtract.at(self.free, parents, 1)
         self.parent[s, children], self.way_s[s, children] = parents, way_s
         self.pulled[s, children], self.seek_at[s, children] = False, np.inf
@@ -182,7 +214,7 @@ class Mesh:
         found = self._pool[self.rng.integers(0, len(self._pool), (len(hosts), SOURCES))]
         theirs = self.depth[s][found].astype(np.int64)
         theirs[(theirs > self.depth[s, hosts][:, None]) | (found == hosts[:, None])] = NOWHERE
-        best = theirs.argmin(axis=1)
+        best = np.where(found == 0, HOPS_MAX, theirs).argmin(axis=1)  # The origin comes last.
         rows = np.arange(len(hosts))
         source, depth = found[rows, best], theirs[rows, best]
         found_one = depth < NOWHERE
@@ -222,12 +254,18 @@ class Mesh:
         hosts = np.flatnonzero((depth > 0) & (depth < NOWHERE)).astype(np.int32)
         hosts = hosts[np.lexsort((parent[hosts], depth[hosts]))]
         edges = np.searchsorted(depth[hosts], np.arange(1, depth[hosts].max(initial=0) + 2))
-        return [self._level(s, hosts[a:b]) for a, b in pairwise(edges)]
+        return [level for a, b in pairwise(edges) for level in self._split(s, hosts[a:b])]
 
-    def _level(self, s: int, child: Ints) -> Level:
+    def _split(self, s: int, hosts: Ints) -> Iterator[Level]:
+        pulled = self.pulled[s, hosts]
+        for pushed, child in ((True, hosts[~pulled]), (False, hosts[pulled])):
+            if len(child):
+                yield self._level(s, child, pushed)
+
+    def _level(self, s: int, child: Ints, pushed: bool) -> Level:
         parent = self.parent[s, child]
-        last = np.append(parent[1:] != parent[:-1], True) if len(parent) else parent > 0
-        return Level(child, parent, _rank(parent), last, self.way_s[s, child])
+        last = np.append(parent[1:] != parent[:-1], True)
+        return Level(child, parent, _rank(parent), last, self.way_s[s, child], pushed)
 
 
 def _rank(ordered: Ints) -> Ints:

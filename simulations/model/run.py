@@ -82,6 +82,11 @@ class Model:
                 progress(now, end)
         return self._outcome(process_time() - began)
 
+    def edge_s(self) -> float:
+        """How late after the broadcaster the earliest heads come, on average."""
+        there = self.homes.viewer & self.mesh.there
+        return float(self.live_s.min(axis=0)[there].mean())
+
     def _quantiles(self, law: tuple[float, ...]) -> Floats:
         at = self.rng.random(len(self.homes)) * (len(law) - 1)
         return np.asarray(np.interp(at, np.arange(len(law)), np.array(law)))
@@ -155,9 +160,11 @@ class Model:
         arrived[0] = 0.0
         for level in self.mesh.levels(substream):
             parent = level.parent
-            starts = np.maximum(arrived[parent], self.busy_s[parent])
-            leaves = starts + (level.rank + 1) * send_s[parent]
-            self.busy_s[parent[level.last]] = leaves[level.last]
+            leaves = arrived[parent] + send_s[parent]
+            if level.pushed:
+                starts = np.maximum(arrived[parent], self.busy_s[parent])
+                leaves = starts + (level.rank + 1) * send_s[parent]
+                self.busy_s[parent[level.last]] = leaves[level.last]
             arrived[level.child] = leaves + level.way_s + self.calibration.hop_s
             if self._lossy:
                 arrived[level.child] += self._repair_s(level, packets)
@@ -191,7 +198,7 @@ class Model:
         late_s = np.maximum(0.0, -margin_s)
         lag_s = self.chunk_s + np.maximum(due, done)
         frozen_s = np.where(late_s > FROZEN_S_MIN, late_s, 0.0)
-        self.tally.played(now, watch, plays, lag_s, frozen_s, late_s > 0)
+        self.tally.played(now, watch, plays, lag_s, frozen_s, late_s > 0, self.plays_from)
         self._adapt(margin_s, late_s, now)
 
     def _adapt(self, margin_s: Floats, late_s: Floats, now: float) -> None:
