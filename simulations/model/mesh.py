@@ -31,7 +31,7 @@ from p2pstream.swarm.push import (
     origin_probability,
 )
 from simulations.model.calibration import Calibration
-from simulations.model.homes import Bools, Floats, Homes, Ints, rtt_s
+from simulations.model.homes import Floats, Homes, Ints, rtt_s
 
 NOWHERE = 255  # A depth: no way to the origin is known.
 AT_ONCE = 1 << 16  # Hosts that choose together: bounds the memory of their offers.
@@ -43,14 +43,13 @@ Shallow = NDArray[np.int16]
 class Level:
     """Hosts of one depth of one substream, children of one parent side by side.
 
-    rank: place among its siblings. last: whether it is the last of them. pushed: whether their
-    parents send to one after the other; a pull is answered at once, and takes no turn.
+    rank: place among its siblings. pushed: whether their parents send to one after the other; a
+    pull is answered at once, and takes no turn.
     """
 
     child: Ints
     parent: Ints
     rank: Ints
-    last: Bools
     way_s: Floats
     pushed: bool
 
@@ -264,8 +263,7 @@ class Mesh:
 
     def _level(self, s: int, child: Ints, pushed: bool) -> Level:
         parent = self.parent[s, child]
-        last = np.append(parent[1:] != parent[:-1], True)
-        return Level(child, parent, _rank(parent), last, self.way_s[s, child], pushed)
+        return Level(child, parent, _rank(parent), self.way_s[s, child], pushed)
 
 
 def _rank(ordered: Ints) -> Ints:

@@ -1,6 +1,6 @@
 """One seed of the model: chunk by chunk, pieces go down their forests and viewers play them.
 
-A piece leaves a host when its uplink is free, to one child after the other; it arrives a way and a
+A piece waits for a host's uplink, and leaves to one child after the other; it arrives a way and a
 hop later. A chunk is complete with its last piece. A viewer plays it `target` after the earliest
 that heads arrive at it, or when it is complete; lateness raises the target, calm lowers it, by the
 rules of `playback/playout.py`.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from p2pstream.playback.playout import GROW_S, PATIENCE_S, SHRINK_PER_S
 from p2pstream.playback.playout import Config as PlayoutConfig
 from p2pstream.stream.chunk import PIECE_BYTES
+from p2pstream.swarm.giver import PIECE_LIFE_S
 from p2pstream.swarm.messages import SUBSTREAMS
 from simulations.checkers import Verdict, bounds
 from simulations.fabric.carrier import LOSS_RTTS, PACKET_OVERHEAD, PACKET_PAYLOAD
@@ -59,7 +60,6 @@ class Model:
         self.leaves_at = self.homes.leaves_at.copy()
         self.plays_from = self.homes.comes_at + self._quantiles(self.calibration.startup_s)
         self.target_s = self._quantiles(self.calibration.target_s)
-        self.busy_s = np.zeros(count)  # Until when an uplink is taken, after the chunk's end.
         self.live_s = np.full((2, count), np.inf)  # Earliest heads: of this time, and the last.
         self.margin_s = np.full(count, np.inf)
         self.gave = np.zeros(count)  # Bytes since the warm-up.
@@ -129,16 +129,15 @@ class Model:
         count = len(self.homes)
         head = np.full(count, np.inf)
         done = np.zeros(count)
-        made = 0
+        made, wait_s = 0, self._wait_s()
         for index, size in enumerate(self._pieces(seq)):
             substream = (seq + index) % SUBSTREAMS
-            arrived = self._push(substream, size)
+            arrived = self._push(substream, size, wait_s)
             np.minimum(head, arrived, out=head)
             np.maximum(done, arrived, out=done)
             self._count(substream, size, now)
             made += size
         self.tally.made(made, now)
-        self.busy_s = np.maximum(0.0, self.busy_s - self.chunk_s)
         self._play(head, done, now)
         self._trace.update(done.tobytes())
 
@@ -152,8 +151,18 @@ class Model:
             yield min(left, PIECE_BYTES)
             left -= PIECE_BYTES
 
-    def _push(self, substream: int, size: int) -> Floats:
-        """When each host has the piece."""
+    def _wait_s(self) -> Floats:
+        """The mean wait in each uplink's queue (M/D/1); what waits longer than its life is late by
+        that. Queues themselves would need all pieces in the order in which they come.
+        """
+        homes, mesh = self.homes, self.mesh
+        rate = 125 * self.scenario.stream.bitrates_kbps[0] * (1 + PACKET_OVERHEAD / PACKET_PAYLOAD)
+        load = np.minimum((homes.slots - mesh.free) / SUBSTREAMS * rate / homes.up, 1 - 1e-9)
+        wait_s: Floats = load / (2 * (1 - load)) * PIECE_BYTES / homes.up
+        return np.minimum(wait_s, PIECE_LIFE_S)
+
+    def _push(self, substream: int, size: int, wait_s: Floats) -> Floats:
+        """When each host has the piece. wait_s: for the uplink to be free of other pieces."""
         packets = -(-size // PACKET_PAYLOAD)
         send_s = (size + packets * PACKET_OVERHEAD) / self.homes.up
         arrived = np.full(len(self.homes), np.inf)
@@ -162,9 +171,7 @@ class Model:
             parent = level.parent
             leaves = arrived[parent] + send_s[parent]
             if level.pushed:
-                starts = np.maximum(arrived[parent], self.busy_s[parent])
-                leaves = starts + (level.rank + 1) * send_s[parent]
-                self.busy_s[parent[level.last]] = leaves[level.last]
+                leaves += level.rank * send_s[parent] + wait_s[parent]
             arrived[level.child] = leaves + level.way_s + self.calibration.hop_s
             if self._lossy:
                 arrived[level.child] += self._repair_s(level, packets)
