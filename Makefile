@@ -9,15 +9,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e simulate determinism tiers vectors clean
+.PHONY: help demo test check lint unit e2e fuzz soak simulate determinism tiers vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
 	@echo "make test     everything: lint, types, tests, then the tests with real processes"
 	@echo "make check    lint, types and the quick tests"
+	@echo "make soak     nodes under attack and in bad weather, for hours of virtual time"
 	@echo "make simulate run every scenario and compare with its accepted result"
 	@echo "make determinism  run 6 scenarios x 20 seeds twice: every seed must be the same run"
 	@echo "make tiers    compare the tiers of the simulator, into docs/SIMULATION.md"
+	@echo "make fuzz     feed every parser with what strangers might send, FUZZ_S seconds each (60)"
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
 
@@ -41,6 +43,10 @@ unit: $(VENV)/.ready-test
 e2e: $(VENV)/.ready-test
 	$(PYTEST) -n 2 --dist loadfile -m e2e
 
+# Ten virtual minutes of each attack, and an hour of a relay: hours of this machine's time.
+soak: $(VENV)/.ready-test
+	P2PSTREAM_LONG=1 $(PYTEST) -n 2 -rP tests/quic/test_soak.py
+
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready
 	$(BIN)/python -m simulations.baseline
@@ -52,6 +58,12 @@ determinism: $(VENV)/.ready
 # The tiers side by side, into docs/SIMULATION.md.
 tiers: $(VENV)/.ready-test
 	$(BIN)/python -m simulations.beside --write
+
+# What is found is kept in .cache/fuzz.
+FUZZ_S ?= 60
+fuzz: $(VENV)/.ready-test
+	$(PIP) -e ".[test,fuzz]"
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors

@@ -9,6 +9,7 @@ The floors, from the ground up; imports point down or sideways, never up (tests/
     dht  swarm  playback            the cores: finding, trading, playing
     net  media                      hands: QUIC on trio; FFmpeg in a worker process
     node  config                    cores and hands put together
+    bench                           what this machine can serve
     cli                             one module a command
 """
 

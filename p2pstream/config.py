@@ -26,6 +26,7 @@ class Network(msgspec.Struct, forbid_unknown_fields=True, rename="kebab", frozen
     host: str | None = None
     port: int | None = None
     advertise: str | None = None
+    yields: bool | None = msgspec.field(default=None, name="yield")  # A word of Python's.
 
 
 class Broadcast(Network, forbid_unknown_fields=True, rename="kebab", frozen=True):

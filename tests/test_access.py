@@ -13,6 +13,7 @@ from p2pstream import access
 from p2pstream.access import SCHEME, SEEDS_MAX, Seed, Ticket, base32, parse_ticket, unbase32
 from p2pstream.errors import BadTicket
 from p2pstream.identity import NodeId, StreamId
+from tests.suites import naughty_strings, needs
 
 STREAM = StreamId(bytes(range(32)))
 SEED = Seed(NodeId(bytes(range(32, 64))), ("192.0.2.7", 4433))
@@ -83,6 +84,15 @@ def test_any_text_is_a_ticket_or_a_bad_ticket(text: str) -> None:
     for candidate in (text, SCHEME + text):
         with pytest.raises(BadTicket):
             parse_ticket(candidate)
+
+
+@needs("blns")
+def test_naughty_strings_are_no_tickets() -> None:
+    for text in naughty_strings():
+        for candidate in (text, SCHEME + text, str(TICKET) + text.strip().removesuffix("/")):
+            if candidate != str(TICKET):
+                with pytest.raises(BadTicket):
+                    parse_ticket(candidate)
 
 
 def sealed(body: bytes) -> str:

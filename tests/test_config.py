@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from p2pstream.config import FILE_BYTES_MAX, defaults
 from p2pstream.errors import BadConfig
+from tests.suites import SUITES, naughty_strings, needs
 
 
 @pytest.fixture
@@ -50,6 +54,17 @@ def test_what_the_file_says_counts_even_when_it_says_none(file: Path) -> None:
 
     assert defaults(str(file), "watch") == {"copies": 0.0, "port": 0}
     assert defaults(str(file), "broadcast") == {"loop": False}
+
+
+@pytest.mark.parametrize("command", ["broadcast", "watch", "seed"])
+def test_every_node_can_be_told_to_yield(file: Path, command: str) -> None:
+    """The key is a word of Python's, so its parameter is called otherwise."""
+    file.write_text(f"[{command}]\nyield = true\n")
+
+    ours = defaults(str(file), command)
+    assert ours == {"yields": True}
+    known = importlib.import_module(f"p2pstream.cli.{command}").command.params
+    assert [option.opts for option in known if option.name in ours] == [["--yield"]]
 
 
 def test_no_file_is_needed_in_the_usual_place(
@@ -121,6 +136,24 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_deep_nesting_is_refused(file: Path) -> None:
     refused(file, "[watch]\nport = " + "[" * 5000 + "]" * 5000)
+
+
+@needs("blns")
+def test_naughty_strings_are_values_and_no_syntax(file: Path) -> None:
+    """JSON's strings are TOML's basic strings, but for DEL and for what UTF-8 cannot say."""
+    for text in naughty_strings():
+        quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+        file.write_text(f"[watch]\nplayer = {quoted}\n")
+        assert defaults(str(file), "watch") == {"player": text}
+
+
+@needs("jsontestsuite")
+def test_json_is_no_configuration(file: Path) -> None:
+    """Nested 100,000 deep, in other encodings, cut short: refused, with one error."""
+    for path in (SUITES / "jsontestsuite" / "test_parsing").iterdir():
+        file.write_bytes(path.read_bytes())
+        with suppress(BadConfig):
+            assert defaults(str(file), "watch") == {}
 
 
 @given(text=st.text(max_size=200))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +25,9 @@ from p2pstream.identity import (
     stream_id,
 )
 from p2pstream.stream import epoch as epochs
+from tests.suites import SUITES, needs
 
-SHARED = Path(os.environ.get("P2PSTREAM_SHARED", Path(__file__).parents[2] / "shared"))
-WYCHEPROOF = SHARED / "suites" / "wycheproof" / "ed25519_test.json"
+WYCHEPROOF = SUITES / "wycheproof" / "ed25519_test.json"
 
 P = 2**255 - 19
 SIGN = 1 << 255
@@ -172,7 +170,7 @@ def vectors() -> list[Any]:
     ]
 
 
-@pytest.mark.skipif(not WYCHEPROOF.exists(), reason=f"no {WYCHEPROOF}: set P2PSTREAM_SHARED")
+@needs("wycheproof")
 @pytest.mark.parametrize(("public", "test"), vectors())
 def test_wycheproof(public: str, test: dict[str, Any]) -> None:
     """Cases that nobody here wrote. In a key that we refuse nothing is ever verified."""

@@ -24,10 +24,11 @@ FLOORS = [
     {"dht", "swarm", "playback"},
     {"net", "media"},
     {"node", "config"},
+    {"bench"},
     {"cli", "__main__"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-HANDS = {"net", "media", "node", "cli", "__main__"}  # May touch the outside world.
+HANDS = {"net", "media", "node", "bench", "cli", "__main__"}  # May touch the outside world.
 WORLD = {
     "aioquic", "asyncio", "av", "os", "secrets", "socket", "ssl", "subprocess", "threading",
     "time", "trio",

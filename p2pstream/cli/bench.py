@@ -7,7 +7,8 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,8 +21,9 @@ from p2pstream.errors import UserError
 from p2pstream.metrics import percentile
 
 MB = 1_000_000
-BULK_BYTES = 24 * MB  # 0.2 s of the fast path and 1 s of the stock one.
-RELAY_BITS_PER_S = 24e6  # facts/quic.md 9: as fast as the stock one keeps up with three peers.
+BULK_BYTES = 24 * MB  # 0.2 s of the fast path on a good machine, and 1 s of the stock one.
+RELAY_BYTES = 12 * MB  # Comes in once and goes out three times.
+STOCK_SHARE = 3  # The stock one gets so much less to do, or it would take most of the time.
 LIVE_BITS_PER_S = 6e6
 LIVE_S = 4.0
 LINK_S = 8.0  # Of virtual time.
@@ -33,6 +35,8 @@ BUSY = 0.8  # Of a core: the rest is for the player and everything else.
 PATIENCE_S = 60.0  # For one process to end.
 
 Figures = dict[str, list[float]]
+WEATHER = [*((f"loss{loss * 100:g}", f"{loss:.1%} lost", {"loss": loss}) for loss in LOSSES),
+           ("reorder", f"{REORDER:.0%} reordered", {"reorder": REORDER})]  # fmt: skip
 
 
 @click.command(
@@ -40,17 +44,21 @@ Figures = dict[str, list[float]]
 Examples:
   p2pstream bench
   p2pstream bench --rounds 5 --json
+  p2pstream bench --report bench.html
 """
 )
 @click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True,
               help="Each round measures everything once; the median counts.")  # fmt: skip
+@click.option("--report", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+              help="Write a page with figures, one HTML file.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def command(rounds: int, as_json: bool) -> None:
+def command(rounds: int, report: Path | None, as_json: bool) -> None:
     """Measure what this machine can serve.
 
     Sends real datagrams over the loopback, as long as those of the internet, between processes of
-    their own: with our fast path, and beside it with aioquic as it is and the same driver. Then a
-    home's uplink that loses and reorders, in virtual time. Takes about a minute a round.
+    their own: with our fast path, and beside it with aioquic as it is and the same driver, with qh3
+    and with libtorrent where they are installed. Then a home's uplink that loses and reorders, in
+    virtual time. Takes about two minutes a round.
     """
     figures: Figures = defaultdict(list)
     console = Console(stderr=True, highlight=False)
@@ -64,6 +72,10 @@ def command(rounds: int, as_json: bool) -> None:
                 step(figures)
                 bar.advance(task)
     result = summary({name: median(values) for name, values in figures.items()})
+    if report is not None:
+        from p2pstream.bench import page  # noqa: PLC0415  # `--help` needs none of it.
+
+        report.write_text(page.page(result, verdict(result), rows(result), rounds))
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -72,18 +84,26 @@ def command(rounds: int, as_json: bool) -> None:
 
 
 def summary(medians: dict[str, float]) -> dict[str, Any]:
-    """The figures that people compare, and below them what they are made of."""
-    live8 = medians["live8_cpu_fast"]
+    """The figures that people compare, and below them what they are made of. None: not measured."""
+
+    def ratio(one: str, other: str) -> float | None:
+        return medians[one] / medians[other] if medians.get(other) and one in medians else None
+
     return {
-        "bulk_send_vs_stock": medians["bulk_send_fast"] / medians["bulk_send_stock"],
-        "bulk_recv_vs_stock": medians["bulk_recv_fast"] / medians["bulk_recv_stock"],
-        "relay3_vs_stock": medians["relay3_cpu_stock"] / medians["relay3_cpu_fast"],
-        "live3_cpu_vs_stock": medians["live3_cpu_fast"] / medians["live3_cpu_stock"],
-        "live8_cpu_vs_stock": live8 / medians["live8_cpu_stock"],
-        "live8_cpu": live8,
+        "bulk_send_vs_stock": ratio("bulk_send_fast", "bulk_send_stock"),
+        "bulk_recv_vs_stock": ratio("bulk_recv_fast", "bulk_recv_stock"),
+        "bulk_send_vs_qh3": ratio("bulk_send_fast", "bulk_send_qh3"),
+        "bulk_recv_vs_qh3": ratio("bulk_recv_fast", "bulk_recv_qh3"),
+        "relay3_vs_stock": ratio("relay3_fast", "relay3_stock"),
+        "full_stack_share": ratio("relay3_whole", "relay3_fast"),
+        "live3_cpu_vs_stock": ratio("live3_cpu_fast", "live3_cpu_stock"),
+        "live8_cpu_vs_stock": ratio("live8_cpu_fast", "live8_cpu_stock"),
+        "live8_cpu": medians["live8_cpu_fast"],
+        "live8_full_stack_share": ratio("live8_cpu_fast", "live8_cpu_whole"),
         "loss2_piece_delay_s_p99": medians["delay_p99_fast_loss2"],
-        "loss2_goodput_vs_stock": medians["goodput_fast_loss2"] / medians["goodput_stock_loss2"],
-        "full_stack_share": live8 / medians["live8_cpu_whole"],
+        "loss2_goodput_vs_stock": ratio("goodput_fast_loss2", "goodput_stock_loss2"),
+        "fair_share_ours": medians["fair_fast"],
+        "fair_share_reno": medians["fair_stock"],
         "viewers_at_4_mbit": int(
             BUSY / medians["live8_cpu_whole"] * 8 * LIVE_BITS_PER_S / VIEWER_BITS_PER_S
         ),
@@ -91,28 +111,44 @@ def summary(medians: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> Table:
-    """For people."""
+COLUMNS = {"fast": "ours", "stock": "stock aioquic", "whole": "whole node", "qh3": "qh3",
+           "torrent": "libtorrent uTP"}  # fmt: skip
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """What was measured, and by column of `COLUMNS` what was found."""
     medians = result["medians"]
-    out = Table("", "ours", "stock aioquic", "ratio", title="what this machine can serve")
+    out = []
 
     def row(name: str, key: str, form: Callable[[float], str]) -> None:
-        ours, stock = medians[key.format("fast")], medians[key.format("stock")]
-        out.add_row(name, form(ours), form(stock), f"{ours / stock:.2f}" if stock else "")
+        keys = {column: key.format(column) for column in COLUMNS}
+        found = {column: form(medians[k]) for column, k in keys.items() if k in medians}
+        if {"fast", "stock"} <= found.keys() and (stock := medians[keys["stock"]]):
+            found["ratio"] = f"{medians[keys['fast']] / stock:.2f}"
+        out.append((name, found))
 
     row("send, MB per CPU second", "bulk_send_{}", "{:.0f}".format)
     row("receive, MB per CPU second", "bulk_recv_{}", "{:.0f}".format)
-    row("pass on 24 Mbit/s to 3, of a core", "relay3_cpu_{}", "{:.1%}".format)
+    row("pass on to 3, MB in per CPU second", "relay3_{}", "{:.1f}".format)
     row("pass on 6 Mbit/s to 3, of a core", "live3_cpu_{}", "{:.1%}".format)
     row("pass on 6 Mbit/s to 8, of a core", "live8_cpu_{}", "{:.1%}".format)
-    whole = medians["live8_cpu_whole"]
-    out.add_row("  verified and stored first", f"{whole:.1%}", "", "")
-    out.add_section()
-    for name, words in [*((_loss(loss), f"{loss:.1%} lost") for loss in LOSSES),
-                        ("reorder", f"{REORDER:.0%} reordered")]:  # fmt: skip
+    for name, words, _ in WEATHER:
         row(f"piece delay p50, {words}", f"delay_p50_{{}}_{name}", _ms)
         row(f"piece delay p99, {words}", f"delay_p99_{{}}_{name}", _ms)
-    row("goodput, 2 % lost, Mbit/s", "goodput_{}_loss2", lambda v: f"{v * 8 / MB:.1f}")
+    row("goodput at 2 % lost, Mbit/s", "goodput_{}_loss2", lambda v: f"{v * 8 / MB:.1f}")
+    row("share of a bottleneck, 1 is fair", "fair_{}", "{:.2f}".format)
+    return out
+
+
+def table(result: dict[str, Any]) -> Table:
+    """For people."""
+    lines = rows(result)
+    shown = [key for key in COLUMNS if any(key in found for _, found in lines)]
+    out = Table(title="what this machine can serve")
+    for title in ["", *(COLUMNS[key] for key in shown), "ours / stock"]:
+        out.add_column(title, justify="right" if title else "left")
+    for name, found in lines:
+        out.add_row(name, *(found.get(key, "") for key in [*shown, "ratio"]))
     return out
 
 
@@ -121,86 +157,131 @@ def verdict(result: dict[str, Any]) -> str:
     return f"This machine can feed about {result['viewers_at_4_mbit']} viewers at 4 Mbit/s."
 
 
-# The steps of a round. Each measures ours and the stock one, one right after the other.
+# The steps of a round. Each measures ours and the others, one right after the other.
 
 
 def bulk(figures: Figures) -> None:
     """Megabytes per CPU second, as fast as it goes."""
     for engine in ("fast", "stock"):
-        size = BULK_BYTES if engine == "fast" else BULK_BYTES // 3
+        size = BULK_BYTES // (STOCK_SHARE if engine == "stock" else 1)
         with process("receive", engine=engine, bytes=size) as sink:
-            peers = sink.hear()["nodes"]
-            with process("send", engine=engine, bytes=size, peers=peers) as source:
+            peer = sink.hear()["peer"]
+            with process("send", engine=engine, bytes=size, peer=peer) as source:
                 figures[f"bulk_recv_{engine}"].append(_speed(sink.hear()))
                 figures[f"bulk_send_{engine}"].append(_speed(source.hear()))
 
 
+def others(figures: Figures) -> None:
+    """The same with other people's transports: an empty column where one is not here or fails."""
+    from p2pstream.bench.others import installed  # noqa: PLC0415
+
+    for name, measure in (("qh3", qh3), ("libtorrent", libtorrent)):
+        if installed(name):
+            with suppress(UserError):
+                measure(figures)
+
+
+def qh3(figures: Figures) -> None:
+    """A fork of aioquic with its packets in Rust. Raises `UserError`."""
+    with process("qh3_receive", bytes=BULK_BYTES) as sink:
+        peer = sink.hear()["peer"]
+        with process("qh3_send", bytes=BULK_BYTES, peer=peer) as source:
+            received, sent = sink.hear(), source.hear()
+    figures["bulk_recv_qh3"].append(_speed(received))
+    figures["bulk_send_qh3"].append(_speed(sent))
+
+
+def libtorrent(figures: Figures) -> None:
+    """uTP with encryption. Raises `UserError`."""
+    with process("torrent_send", bytes=BULK_BYTES) as source:
+        peer = source.hear()["peer"]
+        source.tell()
+        with process("torrent_receive", bytes=BULK_BYTES, peer=peer) as sink:
+            received = sink.hear()
+            sent = source.ask()
+    figures["bulk_recv_torrent"].append(_speed(received))
+    figures["bulk_send_torrent"].append(_speed(sent))
+
+
 def relay3(figures: Figures) -> None:
-    """The share of a core that passing on to three peers takes."""
-    for engine in ("fast", "stock"):
-        figures[f"relay3_cpu_{engine}"].append(pass_on(3, RELAY_BITS_PER_S, engine))
+    """Megabytes in per CPU second of a relay that feeds three, as fast as it goes."""
+    for name, engine in (("fast", "fast"), ("stock", "stock"), ("whole", "fast")):
+        size = RELAY_BYTES // (STOCK_SHARE if engine == "stock" else 1)
+        cost = pass_on(3, engine, whole=name == "whole", bytes=size)
+        figures[f"relay3_{name}"].append(_speed(cost))
 
 
 def live(figures: Figures) -> None:
-    """The same at the rate of a stream."""
-    for count in (3, 8):
-        for engine in ("fast", "stock"):
-            figures[f"live{count}_cpu_{engine}"].append(pass_on(count, LIVE_BITS_PER_S, engine))
-    figures["live8_cpu_whole"].append(pass_on(8, LIVE_BITS_PER_S, "fast", whole=True))
+    """The share of a core that passing on at the rate of a stream takes."""
+    rate = {"bits_per_s": LIVE_BITS_PER_S, "seconds": LIVE_S}
+    for name, engine in (("fast", "fast"), ("stock", "stock"), ("whole", "fast")):
+        for count in (3, 8):
+            cost = pass_on(count, engine, whole=name == "whole", **rate)
+            figures[f"live{count}_cpu_{name}"].append(cost["cpu_s"] / cost["wall_s"])
 
 
-def pass_on(count: int, bits_per_s: float, engine: str, *, whole: bool = False) -> float:
-    """The share of a core that a relay takes which feeds `count` peers."""
-    with process("receive", engine="fast", nodes=count) as sinks:
-        peers = sinks.hear()["nodes"]
-        with process("relay", engine=engine, peers=peers, whole=whole) as middle:
-            setup = {"peers": middle.hear()["nodes"], "bits_per_s": bits_per_s, "seconds": LIVE_S}
-            with process("send", engine="fast", **setup) as source:
-                source.hear()
-                middle.tell()
-                cost = middle.hear()
-                share: float = cost["cpu_s"] / cost["wall_s"]
-                return share
+def pass_on(count: int, engine: str, *, whole: bool = False, **rate: float) -> dict[str, float]:
+    """What passing on to `count` peers costs a relay. `bytes`: that came in."""
+    with process("relay", engine=engine, whole=whole) as middle:
+        peer = middle.hear()["peer"]
+        with process("around", peer=peer, sinks=count, whole=whole, **rate) as ends:
+            ends.hear()
+            before = middle.ask()
+            came = ends.ask()
+            after = middle.ask()
+    cost = {name: after[name] - before[name] for name in ("cpu_s", "wall_s")}
+    return {"bytes": came["bytes"], **cost}
 
 
 def link(figures: Figures) -> None:
     """Piece delays and goodput on a home's uplink, in virtual time."""
-    from p2pstream.net.bench import live_link  # noqa: PLC0415  # `--help` needs none of it.
+    from p2pstream.bench import path  # noqa: PLC0415
 
     seed = len(figures["goodput_fast_loss2"]) + 1
-    for engine, name in (("fast", "fast"), ("aioquic", "stock")):
-        paths: list[tuple[str, dict[str, float]]] = [
-            (_loss(loss), {"loss": loss}) for loss in LOSSES
-        ]
-        for path, weather in [*paths, ("reorder", {"reorder": REORDER})]:
-            way = live_link(
-                engine, bits_per_s=LIVE_BITS_PER_S, seconds=LINK_S, seed=seed, **weather
-            )
-            figures[f"delay_p50_{name}_{path}"].append(percentile(way.delays_s, 0.5))
-            figures[f"delay_p99_{name}_{path}"].append(percentile(way.delays_s, 0.99))
-        way = live_link(engine, loss=0.02, bits_per_s=GOODPUT_BITS_PER_S, seconds=LINK_S, seed=seed)
+    for ours, name in ((True, "fast"), (False, "stock")):
+        for weather, _, settings in WEATHER:
+            way = path.live(ours, bits_per_s=LIVE_BITS_PER_S, seconds=LINK_S, seed=seed, **settings)
+            figures[f"delay_p50_{name}_{weather}"].append(percentile(way.delays_s, 0.5))
+            figures[f"delay_p99_{name}_{weather}"].append(percentile(way.delays_s, 0.99))
+        way = path.live(ours, bits_per_s=GOODPUT_BITS_PER_S, seconds=LINK_S, seed=seed, loss=0.02)
         figures[f"goodput_{name}_loss2"].append(way.bytes_per_s)
+
+
+def fairness(figures: Figures) -> None:
+    """What we and a reno flow get of a bottleneck that we share; 1 is half of it."""
+    from p2pstream.bench import path  # noqa: PLC0415
+
+    seed = len(figures["fair_fast"]) + 1
+    for name, share in zip(("fast", "stock"), path.shares(seconds=LINK_S, seed=seed), strict=True):
+        figures[f"fair_{name}"].append(share)
 
 
 STEPS: dict[str, Callable[[Figures], None]] = {
     "bulk": bulk,
+    "qh3, libtorrent": others,
     "relay to 3": relay3,
     "live": live,
     "home link": link,
+    "fairness": fairness,
 }
 
 
 class Worker:
-    """A process of `p2pstream.net.bench`. It ends when its standard input does."""
+    """A process of `p2pstream.bench.processes`. It ends when its standard input does."""
 
     def __init__(self, role: str, setup: dict[str, Any]) -> None:
         self.role = role
         self.process = subprocess.Popen(  # noqa: S603  # Ourselves.
-            [sys.executable, "-m", "p2pstream.net.bench", role, json.dumps(setup)],
+            [sys.executable, "-m", "p2pstream.bench.processes", role, json.dumps(setup)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def ask(self) -> dict[str, Any]:
+        """Its answer to one more line."""
+        self.tell()
+        return self.hear()
 
     def hear(self) -> dict[str, Any]:
         """Its next line. Raises `UserError` when it ends without."""
@@ -215,7 +296,7 @@ class Worker:
         return said
 
     def tell(self) -> None:
-        """Ask for its result."""
+        """Let it go on."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -237,10 +318,6 @@ def process(role: str, **setup: Any) -> Iterator[Worker]:
 
 def _speed(cost: dict[str, float]) -> float:
     return cost["bytes"] / MB / cost["cpu_s"]
-
-
-def _loss(loss: float) -> str:
-    return f"loss{loss * 100:g}"
 
 
 def _ms(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import trio
+from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import Seed, Ticket
@@ -65,7 +66,7 @@ Examples:
 @json_option
 def command(
     input_: str, title: str | None, loop: bool, ladder: str, seed: tuple[str, ...], name: str,
-    copies: float, host: str, port: int | None, advertise: str | None, as_json: bool,
+    copies: float, host: str, port: int | None, advertise: str | None, yields: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Broadcast INPUT live and print its ticket."""
     if not name.replace("-", "").replace("_", "").isalnum():
@@ -79,14 +80,14 @@ def command(
             source, talk, work, title=title or _title(input_), name=name, copies=copies,
             seeds=seeds,
             bind=(host, free_port(host, PORT) if port is None else port),
-            advertise=where,
+            advertise=where, yields=yields,
         )
     )  # fmt: skip
 
 
 async def broadcast(
     source: Source, talk: Talk, work: trio.CancelScope, *, title: str, name: str, copies: float,
-    seeds: tuple[Seed, ...], bind: Address, advertise: Address | None,
+    seeds: tuple[Seed, ...], bind: Address, advertise: Address | None, yields: bool,
 ) -> None:  # fmt: skip
     """Until the input ends."""
     paths = Paths.default()
@@ -99,7 +100,7 @@ async def broadcast(
         known = [(seed.node, seed.address) for seed in seeds]
         own = advertise or (bind if not ip_address(bind[0]).is_unspecified else (primary_ip(), 0))
         node = Node(
-            key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
+            key, host=bind[0], port=bind[1], advertise=advertise, yields=yields, note=talk.note,
             allow_private=lan([own, *(address for _, address in known)]),
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -146,7 +147,8 @@ async def show(caster: Broadcaster, talk: Talk) -> None:
 def table(state: dict[str, Any]) -> Table:
     """The live picture on a terminal."""
     out = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    out.add_row(f"[bold red]●[/] [bold]{state['stream']['title']}[/]", state["detail"])
+    title = escape(state["stream"]["title"])
+    out.add_row(f"[bold red]●[/] [bold]{title}[/]", escape(state["detail"]))
     out.add_row(
         "upload", f"{state['copies']:.2f} copies of the stream, {size(state['totals']['uploaded'])}"
     )
@@ -177,7 +179,7 @@ def _show_ticket(talk: Talk, ticket: Ticket, title: str) -> None:
         "ticket", ticket=str(ticket), title=title, stream=ticket.stream.hex(), pid=os.getpid()
     )
     if not talk.as_json:
-        talk.say(f"[bold]{title}[/] is live. Give this ticket to your viewers:\n")
+        talk.say(f"[bold]{escape(title)}[/] is live. Give this ticket to your viewers:\n")
         click.echo(str(ticket))  # Data: on stdout, so that it can be piped.
         talk.say(
             "\nThey type [bold]p2pstream watch[/] and the ticket. Ctrl-C ends the broadcast.\n"

@@ -15,6 +15,7 @@ import click
 import trio
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from p2pstream.access import Seed, unbase32
 from p2pstream.core import Note
@@ -27,8 +28,10 @@ STATS_S = 1.0  # How often live figures are refreshed.
 
 
 def network_options(command: F) -> F:
-    """Where the node listens."""
+    """Where the node listens, and how it behaves there."""
     for option in (
+        click.option("--yield", "yields", is_flag=True,
+                     help="Give way to everything else on your line."),
         click.option(
             "--advertise", metavar="IP:PORT", help="Where others reach us, if we cannot see it."
         ),
@@ -73,7 +76,7 @@ class Talk:
     def note(self, note: Note) -> None:
         """Something a core or a worker wants known."""
         self.event(note.event, **note.fields)
-        words = " ".join(f"{key}={value}" for key, value in note.fields.items())
+        words = escape(" ".join(f"{key}={value}" for key, value in note.fields.items()))
         self.say(f"[dim]{note.event.replace('_', ' ')}[/] {words}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import trio
+from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import base32
@@ -54,7 +55,7 @@ Examples:
 @json_option
 def command(
     bootstrap: tuple[str, ...], copies: float, streams: int, name: str, host: str,
-    port: int | None, advertise: str | None, as_json: bool,
+    port: int | None, advertise: str | None, yields: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run an always-on node through which others find streams, and that relays them."""
     if not name.replace("-", "").replace("_", "").isalnum():
@@ -66,7 +67,7 @@ def command(
         lambda work: seed(
             talk, work, name=name, others=others, copies=copies, streams=streams,
             bind=(host, free_port(host, PORT) if port is None else port),
-            advertise=where,
+            advertise=where, yields=yields,
         )
     )  # fmt: skip
 
@@ -81,6 +82,7 @@ async def seed(
     streams: int,
     bind: Address,
     advertise: Address | None,
+    yields: bool,
 ) -> None:
     """Until it is stopped."""
     paths = Paths.default()
@@ -90,7 +92,7 @@ async def seed(
         key = keys.enter_context(store.node_key(name).use(NodeKey))
         own = advertise or (bind if not ip_address(bind[0]).is_unspecified else (primary_ip(), 0))
         node = Node(
-            key, host=bind[0], port=bind[1], advertise=advertise, note=talk.note,
+            key, host=bind[0], port=bind[1], advertise=advertise, yields=yields, note=talk.note,
             allow_private=lan([own, *(address for _, address in others)]),
         )  # fmt: skip
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -142,7 +144,9 @@ def table(state: dict[str, Any]) -> Table:
         totals = stream["totals"]
         title = stream["stream"]["title"] or stream["stream"]["id"][:12]
         given = size(totals["uploaded"])
-        out.add_row(f"[green]●[/] {title}", f"{len(stream['partners'])} partners, gave {given}")
+        out.add_row(
+            f"[green]●[/] {escape(title)}", f"{len(stream['partners'])} partners, gave {given}"
+        )
     if not state["streams"]:
         out.add_row("[dim]streams[/]", "[dim]none yet: somebody has to ask for one[/]")
     return out

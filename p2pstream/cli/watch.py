@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import trio
+from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import Ticket, parse_ticket
@@ -61,7 +62,7 @@ Examples:
 @json_option
 def command(
     ticket: str, player: str, output: str | None, http_port: int, page: bool, copies: float,
-    host: str, port: int | None, advertise: str | None, as_json: bool,
+    host: str, port: int | None, advertise: str | None, yields: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Watch the stream of TICKET, and pass it on to others."""
     talk = Talk(as_json=as_json and output != "-")
@@ -71,7 +72,7 @@ def command(
         lambda work: watch(
             parsed, talk, work, player=player if page else "none", output=output,
             http_port=http_port if page else None, copies=copies,
-            bind=(host, port or 0), advertise=where,
+            bind=(host, port or 0), advertise=where, yields=yields,
         )
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ async def watch(
     copies: float,
     bind: Address,
     advertise: Address | None,
+    yields: bool,
 ) -> None:
     """Until the stream ends. http_port: None for no page."""
     paths = Paths.default()
@@ -102,7 +104,7 @@ async def watch(
 
     node = Node(
         key, host=bind[0], port=bind[1], allow_private=lan(a for _, a in seeds),
-        advertise=advertise, note=note,
+        advertise=advertise, yields=yields, note=note,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         files = stack.enter_context(ExitStack())
@@ -199,7 +201,7 @@ class Session:
             failed, recorder.failed = recorder.failed, None
             self.viewer.recorder = None
             self.talk.event("recording_stopped", message=str(failed), hint=failed.hint)
-            self.talk.say(f"[yellow]{failed}[/]. {failed.hint}")
+            self.talk.say(f"[yellow]{escape(str(failed))}[/]. {escape(failed.hint)}")
 
 
 def summary(viewer: Viewer, state: dict[str, Any], cpu: float) -> dict[str, Any]:
@@ -223,7 +225,7 @@ def table(state: dict[str, Any]) -> Table:
     title = state["stream"]["title"] or state["stream"]["id"][:12]
     rendition = state["rendition"]["name"] if state["rendition"] else "-"
     lag = f"{playout['lag_s']:.2f} s" if playout["lag_s"] is not None else "-"
-    out.add_row(f"[bold]{title}[/]", f"{state['state']}: {state['detail']}")
+    out.add_row(f"[bold]{escape(title)}[/]", escape(f"{state['state']}: {state['detail']}"))
     out.add_row("lag", f"{lag}   buffer {playout['buffer_s']:.2f} s   {rendition}   "
                 f"stalls {playout['stalls']}")  # fmt: skip
     taken = _taken(totals)

@@ -79,7 +79,7 @@ class QuicCarrier:
 
     messages: the classes that peers may send. deliver: told what happens, in trio's thread; it may
     raise `PeerError` (the peer is hung up on, and banned for `Misbehaviour`). engine: the class of
-    connections.
+    connections. yields: what we send gives way to the other traffic of the household.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class QuicCarrier:
         port: int = 0,
         agent: str = "p2pstream",
         engine: type[Engine] = BEST_ENGINE,
+        yields: bool = False,
     ) -> None:
         self.node_id = key.node_id
         self._deliver = deliver
@@ -110,6 +111,7 @@ class QuicCarrier:
             settle=self._settle,
             agent=agent,
             engine=engine,
+            yields=yields,
         )
         self.counters = CarrierCounters(self._endpoint.counters)
 

@@ -5,7 +5,8 @@ then to what the path has proven to carry (rate times shortest round trip, as We
 about as far as its neighbours reno and cubic go. It grows only while it is used. Whatever happens,
 it stays between two packets and `WINDOW_BYTES_MAX`, and every estimate stays finite.
 
-`LiveCongestion` is an aioquic plug-in named "live", registered when this module is imported.
+`LiveCongestion` is an aioquic plug-in named "live" and, when it gives way to others,
+"live-yielding"; both are registered when this module is imported.
 `LiveRecovery` is aioquic's loss detection with a packet threshold that learns how far packets of
 this path overtake each other. Times are in seconds, sizes in bytes, rates in bytes per second
 unless a name says otherwise.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from itertools import takewhile
 from math import ceil, inf
 
@@ -37,7 +39,11 @@ from aioquic.quic.recovery import (
     QuicPacketSpace,
 )
 
-NAME = "live"  # For `QuicConfiguration.congestion_control_algorithm`.
+# For `QuicConfiguration.congestion_control_algorithm`.
+NAME = "live"
+YIELDING = (
+    "live-yielding"  # The same, giving way to all other traffic of the household (`--yield`).
+)
 
 # The window. RFC 9002 7.2 gives the initial one (10 packets) and the smallest one (2 packets).
 WINDOW_BYTES_MAX = 16 << 20  # 1 Gbit/s at 130 ms; our peers' windows are below (`tls.py`).
@@ -93,7 +99,7 @@ GIVEN_UP_MAX = 64  # Numbers of lost packets kept to see false ones: two trains.
 class LiveCongestion(QuicCongestionControl):
     """A window for live video. Read `bandwidth_bps`, `queue_s`, `min_rtt_s` and `app_limited`.
 
-    `yields` may be changed at any time: whether to give way to all other traffic (`--yield`).
+    `yields` may be changed at any time: whether to give way to all other traffic.
     `_max_datagram_size` is to be kept up to date by whoever probes for larger ones, under the name
     that it has in aioquic's reno and cubic.
     """
@@ -110,14 +116,14 @@ class LiveCongestion(QuicCongestionControl):
     _overflow_s: float  # The shortest queue with which we were cut: it may hold no more.
     _growth: float  # Bytes not yet in the window, which is whole.
 
-    def __init__(self, *, max_datagram_size: int) -> None:
+    def __init__(self, *, max_datagram_size: int, yields: bool = False) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
         self._max_datagram_size = max_datagram_size
-        self.yields = False
+        self.yields = yields
         self._path_since = -inf  # Packets sent until then say nothing about this path.
         self._forget()
 
-    # What the scheduler reads.
+    # What it has found out.
 
     @property
     def bandwidth_bps(self) -> float:
@@ -552,3 +558,4 @@ PRIVATE_RECOVERY = (
 )
 
 register_congestion_control(NAME, LiveCongestion)
+register_congestion_control(YIELDING, partial(LiveCongestion, yields=True))

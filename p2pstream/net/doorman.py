@@ -15,6 +15,7 @@ from p2pstream.identity import Address, NodeId
 CONNECTIONS_MAX = 256
 INBOUND_MAX = 160
 HALF_OPEN_MAX = 64
+HALF_OPEN_CALM = 16  # With more, strangers prove their address first (5.3).
 IPV4_CONNECTIONS_MAX = {32: 8, 24: 24, 16: 64}  # By prefix length.
 IPV6_CONNECTIONS_MAX = {64: 8, 56: 8, 48: 64}
 HANDSHAKES_PER_S = 0.5  # From one IPv4 address or IPv6 /64.
@@ -23,7 +24,10 @@ HANDSHAKES_BURST = 8
 BAN_S = (60.0, 600.0, 86_400.0)  # 5.6: the first, the second, every later one.
 BANS_MAX = 4096  # The same.
 BAN_MEMORY_S = 86_400.0  # Innocent for so long after a ban: the next one is the first again.
-KNOCKERS_MAX = 4096  # Addresses whose rate we remember; wild guess, 1 MB.
+KNOCKERS_MAX = 4096  # Addresses whose rate we remember, proven or not; wild guess, 1 MB each.
+
+
+UNPROVEN = "unproven"  # Why a stranger may not come in yet: its address may be somebody else's.
 
 
 class Bucket:
@@ -60,19 +64,27 @@ class Doorman:
         self.inbound = 0
         self.half_open = 0  # Inbound ones that are not up yet.
         self._by_prefix: Counter[str] = Counter()
+        # Apart, so that who uses another's address does not use up its knocks.
         self._knocks: OrderedDict[str, Bucket] = OrderedDict()
+        self._proven_knocks: OrderedDict[str, Bucket] = OrderedDict()
 
-    def refuses(self, address: Address, *, now: float) -> str:
-        """A word why a stranger at `address` may not come in; empty when it may. Counts a knock."""
+    def refuses(self, address: Address, *, proven: bool = False, now: float) -> str:
+        """A word why a stranger at `address` may not come in; empty when it may. Counts a knock.
+
+        `UNPROVEN`: it may when it has proven to be there, as long as that costs us nothing.
+        """
         if self.connections >= CONNECTIONS_MAX or self.inbound >= INBOUND_MAX:
             return "full"
         if self.half_open >= HALF_OPEN_MAX:
             return "half_open"
+        if not proven and self.half_open >= HALF_OPEN_CALM:
+            return UNPROVEN
         prefixes = _prefixes(address[0])
         if any(self._by_prefix[prefix] >= most for prefix, most in prefixes):
-            return "too_many_from_there"
-        if prefixes and not self._knock(prefixes[0][0]).take(now=now):
-            return "too_often"
+            return "too_many_from_there" if proven else UNPROVEN
+        knocks = self._proven_knocks if proven else self._knocks
+        if prefixes and not _knock(knocks, prefixes[0][0]).take(now=now):
+            return "too_often" if proven else UNPROVEN
         return ""
 
     def enter(self, address: Address, *, inbound: bool) -> None:
@@ -96,13 +108,6 @@ class Doorman:
                 self._by_prefix[prefix] -= 1
                 if not self._by_prefix[prefix]:
                     del self._by_prefix[prefix]
-
-    def _knock(self, prefix: str) -> Bucket:
-        bucket = self._knocks.pop(prefix, None) or Bucket(HANDSHAKES_PER_S, HANDSHAKES_BURST)
-        self._knocks[prefix] = bucket
-        if len(self._knocks) > KNOCKERS_MAX:
-            self._knocks.popitem(last=False)
-        return bucket
 
 
 @dataclass(slots=True)
@@ -134,6 +139,14 @@ class Bans:
 
     def __len__(self) -> int:
         return len(self._bans)
+
+
+def _knock(knocks: OrderedDict[str, Bucket], prefix: str) -> Bucket:
+    bucket = knocks.pop(prefix, None) or Bucket(HANDSHAKES_PER_S, HANDSHAKES_BURST)
+    knocks[prefix] = bucket
+    if len(knocks) > KNOCKERS_MAX:
+        knocks.popitem(last=False)
+    return bucket
 
 
 def _prefixes(host: str) -> list[tuple[str, int]]:

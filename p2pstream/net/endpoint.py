@@ -16,22 +16,29 @@ from itertools import count
 from math import inf
 
 import trio
-from aioquic.quic.packet import QuicProtocolVersion, encode_quic_version_negotiation
+from aioquic._buffer import Buffer
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicProtocolVersion,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
 
 from p2pstream.core import Happening, LinkDown, LinkUp
-from p2pstream.identity import Address, NodeId, NodeKey
+from p2pstream.identity import Address, NodeId, NodeKey, secret_bytes
 from p2pstream.net import tls
-from p2pstream.net.doorman import CONNECTIONS_MAX, Doorman
+from p2pstream.net.doorman import CONNECTIONS_MAX, UNPROVEN, Doorman
 from p2pstream.net.engine import Engine
 from p2pstream.net.link import Close, Link, Vet
 from p2pstream.net.recovery import PACING_S
+from p2pstream.net.retry import CID_BYTES_MAX, Tokens
 from p2pstream.net.udp import Datagram, Udp, open_udp
 from p2pstream.wire.codec import Codec
 
 BURST = 128  # Datagrams read per wake-up: facts/quic.md 3.6, receiving three times cheaper.
 INITIAL_BYTES_MIN = 1200  # RFC 9000 14.1.
 CID_BYTES = 8  # aioquic's default length of ours; also the least of a client's (RFC 9000 7.2).
-CID_BYTES_MAX = 20  # RFC 9000 17.2.
 # Versions that exist and that we do not speak: their clients are told so. To any other number we
 # say nothing (test-catalogue S-02, I-09).
 OTHER_VERSIONS = {int(QuicProtocolVersion.VERSION_2), 0xFF00001D}
@@ -54,6 +61,7 @@ class EndpointCounters:
     unsent: int = 0  # The system refused to send.
     strays: int = 0  # Belong to no connection and open none.
     refused: int = 0  # Strangers above the doorman's limits.
+    retries: int = 0  # Strangers that were asked to prove their address.
     handshakes: int = 0  # Links that came up.
     crashes: int = 0  # Links ended by an exception of ours.
 
@@ -81,10 +89,11 @@ class Endpoint:
         settle: Callable[[float], float],
         agent: str,
         engine: type[Engine] = Engine,
+        yields: bool = False,
     ) -> None:
         self.counters = EndpointCounters()
-        self._calling = tls.configuration(key, dialling=True)
-        self._answering = tls.configuration(key, dialling=False)
+        self._calling = tls.configuration(key, dialling=True, yields=yields)
+        self._answering = tls.configuration(key, dialling=False, yields=yields)
         self._codec = codec
         self._vet = vet
         self._report = report
@@ -93,6 +102,7 @@ class Endpoint:
         self._engine = engine
         self._udp: Udp | None = None
         self._doorman = Doorman()
+        self._tokens = Tokens(secret_bytes())
         self._links: dict[Link, _Entry] = {}
         self._by_cid: dict[bytes, Link] = {}
         self._dirty: dict[Link, None] = {}  # To be flushed, in order.
@@ -299,16 +309,56 @@ class Endpoint:
             self._name_our_version(data, cid, address)
         elif not _is_initial(first, version) or len(cid) < CID_BYTES:
             self.counters.strays += 1
-        elif self._doorman.refuses(address, now=now):
+        else:
+            return self._open(data, address, now)
+        return None
+
+    def _open(self, data: bytes, address: Address, now: float) -> Link | None:
+        """The connection that an Initial packet asks for, if it may come in."""
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CID_BYTES)
+        except ValueError:
+            self.counters.strays += 1
+            return None
+        cid = original = header.destination_cid
+        if header.token:
+            # No token of ours, or too old: the client would not listen to another Retry (RFC 9000
+            # 8.1.2), and may dial again.
+            original = self._tokens.original(header.token, address, source=cid, now=now)
+            if not original:
+                self.counters.strays += 1
+                return None
+        refusal = self._doorman.refuses(address, proven=bool(header.token), now=now)
+        if refusal == UNPROVEN:
+            self._ask_for_proof(header, address, now)
+        elif refusal:
             self.counters.refused += 1
         else:
             engine = self._engine(
-                configuration=self._answering, original_destination_connection_id=cid
+                configuration=self._answering,
+                original_destination_connection_id=original,
+                retry_source_connection_id=cid if header.token else None,
             )
             link = self._enter(engine, address, dialled=False, now=now)
             self._route(cid, link)
             return link
         return None
+
+    def _ask_for_proof(self, header: QuicHeader, address: Address, now: float) -> None:
+        """RFC 9000 8.1.2. A tenth of what was asked with, and nothing is kept."""
+        self.counters.retries += 1
+        assert header.version is not None, "an Initial packet has one"
+        source = secret_bytes(CID_BYTES)
+        token = self._tokens.make(address, original=header.destination_cid, source=source, now=now)
+        answer = encode_quic_retry(
+            version=header.version,
+            source_cid=source,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+        if self._udp is not None:
+            self._send(self._udp, [(answer, address)])
 
     def _name_our_version(self, data: bytes, cid: bytes, address: Address) -> None:
         self.counters.strays += 1
@@ -384,10 +434,9 @@ class Endpoint:
 
 def _is_for_one(data: bytes, size: int) -> bool:
     """Whether all of a train are packets with a short header for the same connection id."""
-    cid = data[1 : 1 + CID_BYTES]
-    return all(
-        data[at] < _LONG and data[at + 1 : at + 1 + CID_BYTES] == cid
-        for at in range(0, len(data), size)
+    count = -(-len(data) // size)
+    return max(data[::size]) < _LONG and all(
+        data[at::size] == data[at : at + 1] * count for at in range(1, 1 + CID_BYTES)
     )
 
 

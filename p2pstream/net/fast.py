@@ -55,7 +55,7 @@ from p2pstream.net.streams import (
     Sent,
     varint,
 )
-from p2pstream.net.udp import TRAIN_MAX
+from p2pstream.net.udp import TRAIN_BYTES_MAX, TRAIN_MAX
 
 ONE_RTT = Epoch.ONE_RTT
 NUMBER_BYTES = 2  # Of a packet number, as aioquic sends it: up to 32,768 in flight.
@@ -98,10 +98,12 @@ class FastEngine(Engine):
         *,
         configuration: QuicConfiguration,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._keys: Any = None  # Of 1-RTT packets; looking them up would cost a hash in Python.
         self._space: Any = None
@@ -143,6 +145,10 @@ class FastEngine(Engine):
     def may_be_fed(self) -> bool:
         """As of `Engine`; a parcel in flight costs nothing, and the peer limits their number."""
         return self.can_open_parcel
+
+    def sendable_bytes(self, now: float) -> int:
+        """As of `Engine`."""
+        return self._allowance(now) * self._max_datagram_size if self._quick else 0
 
     def knows(self, stream_id: int) -> bool:
         """As of `Engine`."""
@@ -270,11 +276,12 @@ class FastEngine(Engine):
         return self._seal(packets, now)
 
     def _allowance(self, now: float) -> int:
-        """How many packets of parcels may leave now: congestion window and pacing."""
+        """How many packets of parcels may leave now: congestion window, pacing, one train."""
         control, pacer = self._loss._cc, self._loss._pacer
         most = (control.congestion_window - control.bytes_in_flight) // self._max_datagram_size
+        train = min(TRAIN_MAX, TRAIN_BYTES_MAX // self._max_datagram_size)
         if self._probe_pending:
-            return max(1, min(most, TRAIN_MAX))  # RFC 9002 7.5: probes may exceed the window.
+            return max(1, min(most, train))  # RFC 9002 7.5: probes may exceed the window.
         if control.bytes_in_flight <= 0:
             most = max(1, most)  # However long datagrams have become.
         if most > 0 and pacer.packet_time is not None:
@@ -283,10 +290,11 @@ class FastEngine(Engine):
                 self._pacing_at = now + max(pacer.packet_time, PACING_S)
                 return 0
             most = min(most, int(pacer.bucket_time / pacer.packet_time) + 1)
-        return max(0, min(most, TRAIN_MAX))
+        return max(0, min(most, train))
 
     def _seal(self, packets: list[tuple[bytes, Sent]], now: float) -> list[bytes]:
         """Protect a batch (RFC 9001 5.3, 5.4) and enter it everywhere."""
+        self._leave_one_out()
         first, cid, context = self._short_header()
         header = BYTE[first] + cid
         encrypt, secret = context.aead._aead.encrypt, context.aead._iv
@@ -395,61 +403,68 @@ class FastEngine(Engine):
         if 0 < rest < least:
             stock(data[-rest:], address, now)
 
-    def _read(self, data: bytes, size: int, count: int, address: Address, now: float) -> None:
+    def _read(  # noqa: C901  # Calls would cost a third.
+        self, data: bytes, size: int, count: int, address: Address, now: float
+    ) -> None:
         """Open `count` packets (RFC 9001 5.4.1, 5.3) and do what they say."""
-        head = 1 + len(self.host_cid)
-        space = self._space
-        seen, known = space.received_packets, space.received_packets._received
-        first, phase, decrypt, secret, cid = self._opening()
-        expected = space.expected_packet_number
+        cid = self.host_cid
+        head = 1 + len(cid)
+        seen = self._space.received_packets
         numbers: list[int] = []
         eliciting = False
+        phase, first, start, decrypt, secret, expected = self._opening()
+        starts = range(0, count * size, size)
         sample = head + 4
-        hp = self._keys.recv.hp
-        samples = [data[at + sample : at + sample + SAMPLE_BYTES]
-                   for at in range(0, count * size, size)]  # fmt: skip
-        for at, (mask, rest) in zip(range(0, count * size, size), _masks(hp, samples), strict=True):
-            first = data[at] ^ (mask & UNMASKED)
-            body = at + head + NUMBER_BYTES
-            if first & ~SPIN != phase or data[at + 1 : at + head] != cid:
+        samples = [data[at + sample : at + sample + SAMPLE_BYTES] for at in starts]
+        for at, (mask, rest) in zip(starts, _masks(self._keys.recv.hp, samples), strict=True):
+            if (bits := data[at] ^ (mask & UNMASKED)) != first:
+                first, start = bits, BYTE[bits] + cid  # The spin bit has turned, or it is odd.
+            if first & ~SPIN != phase or not data.startswith(cid, at + 1):
                 # Another key phase, form or length of number: not ours.
                 self._note_received(numbers, eliciting, first, now)
                 super().receive_datagram(data[at : at + size], address, now)
                 if not self._quick:
                     return
                 numbers, eliciting = [], False
-                first, phase, decrypt, secret, cid = self._opening()
-                expected = space.expected_packet_number
+                phase, first, start, decrypt, secret, expected = self._opening()
                 continue
+            body = at + head + NUMBER_BYTES
             short = (data[body - 2] << 8 | data[body - 1]) ^ rest
             number = expected & ~0xFFFF | short
-            if not -0x8000 <= number - expected < 0x8000:
-                number = decode_packet_number(short, 16, expected)
-            if number < expected and number in seen:
-                continue  # RFC 9000 12.3.
-            header = BYTE[first] + cid + _NUMBER.pack(short)
+            if number != expected:
+                if not -0x8000 <= number - expected < 0x8000:
+                    number = decode_packet_number(short, 16, expected)
+                if number < expected and (number in seen or number in numbers):
+                    continue  # RFC 9000 12.3.
             try:
-                payload = decrypt((secret ^ number).to_bytes(12), data[body : at + size], header)
+                payload = decrypt(
+                    (secret ^ number).to_bytes(12),
+                    data[body : at + size],
+                    start + _NUMBER.pack(short),
+                )
             except InvalidTag:
                 continue
             if number >= expected:
-                expected = space.expected_packet_number = number + 1
-            known.add(number)
+                expected = number + 1
             numbers.append(number)
             read = self._take_parcels(payload)
-            eliciting |= read > 0
+            if read:
+                eliciting = True
             if read < len(payload) or not payload:
+                self._space.expected_packet_number = expected
                 eliciting |= self._take_others(payload, read, now)
                 if not self._quick:
                     return
         self._note_received(numbers, eliciting, first, now)
 
-    def _opening(self) -> tuple[int, int, Any, int, bytes]:
-        """What it takes to open a packet of the present key phase."""
+    def _opening(self) -> tuple[int, int, bytes, Any, int, int]:
+        """What it takes to open a packet of the present key phase, and the next number."""
         context = self._keys.recv
         phase = SHORT | context.key_phase << PHASE_SHIFT | NUMBER_BYTES - 1
         assert context.aead is not None, "confirmed"
-        return phase, phase, context.aead._aead.decrypt, context.aead._iv, self.host_cid
+        start = BYTE[phase] + self.host_cid
+        aead, expected = context.aead, self._space.expected_packet_number
+        return phase, phase, start, aead._aead.decrypt, aead._iv, expected
 
     def _take_others(self, data: bytes, at: int, now: float) -> bool:
         """Handle the frames from `at` on; whether the packet is to be acknowledged for them."""
@@ -467,28 +482,36 @@ class FastEngine(Engine):
         )
         return self._payload_received(context, data[at:] if at else data)[0]
 
-    def _take_parcels(self, data: bytes) -> int:  # noqa: C901  # Calls would double its cost.
+    def _take_parcels(self, data: bytes) -> int:  # noqa: C901, PLR0912  # Calls cost a third.
         """Handle STREAM frames of parcels (RFC 9000 19.8); returns where something else begins."""
-        at = begin = 0
+        at = 0
         end = len(data)
         inbound, limit = self._inbound, self._local_max_data
         while at < end and STREAM <= (kind := data[at]) <= STREAM | OFFSET | LENGTH | FIN:
             begin = at
             try:
-                width = WIDTH[data[at + 1]]
-                stream_id = int.from_bytes(data[at + 1 : at + 1 + width]) & MASK[width]
-                at += 1 + width
-                offset = 0
+                # RFC 9000 16: one or two bytes here, as they mostly are, else `_pull`.
+                if (stream_id := data[at + 1]) < 0x40:
+                    at += 2
+                elif stream_id < 0x80:
+                    stream_id = (stream_id & 0x3F) << 8 | data[at + 2]
+                    at += 3
+                else:
+                    (stream_id,), at = _pull(data, at + 1, 1)
+                offset, stop = 0, end
                 if kind & OFFSET:
-                    width = WIDTH[data[at]]
-                    offset = int.from_bytes(data[at : at + width]) & MASK[width]
-                    at += width
-                stop = end
+                    if 0x40 <= (offset := data[at]) < 0x80:
+                        offset = (offset & 0x3F) << 8 | data[at + 1]
+                        at += 2
+                    else:
+                        (offset,), at = _pull(data, at, 1)
                 if kind & LENGTH:
-                    width = WIDTH[data[at]]
-                    length = int.from_bytes(data[at : at + width]) & MASK[width]
-                    at += width
-                    stop = at + length
+                    if 0x40 <= (length := data[at]) < 0x80:
+                        stop = at + 2 + ((length & 0x3F) << 8 | data[at + 1])
+                        at += 2
+                    else:
+                        (length,), at = _pull(data, at, 1)
+                        stop = at + length
             except IndexError:
                 stop = -1
             if not at <= stop <= end:
@@ -499,18 +522,16 @@ class FastEngine(Engine):
                     return begin
                 stream = self._open(stream_id, kind)
             if stream is not None:
-                length = stop - at
+                until = offset + stop - at
+                used = limit.used + stop - at
                 if (
-                    stream.next == offset
-                    and length
-                    and stream.final < 0
-                    and not stream.early
+                    stream.due == offset
                     and not kind & FIN
-                    and offset + length <= PARCEL_WINDOW_BYTES
-                    and limit.used + length <= limit.value
+                    and until <= PARCEL_WINDOW_BYTES
+                    and used <= limit.value
                 ):
-                    limit.used += length
-                    stream.next = offset + length
+                    limit.used = used
+                    stream.next = stream.due = until
                     stream.parts.append(data[at:stop])
                     if len(stream.parts) > PARTS_MAX:
                         stream.parts = [b"".join(stream.parts)]
@@ -605,6 +626,8 @@ class FastEngine(Engine):
             spin = bool(first & SPIN)
             self._spin_bit = not spin if self._is_client else spin  # RFC 9000 17.4.
             self._spin_highest_pn = largest
+        space.expected_packet_number = max(space.expected_packet_number, largest + 1)
+        space.received_packets._received.update(numbers)
         if numbers[-1] - numbers[0] + 1 == len(numbers) == largest - numbers[0] + 1:
             space.ack_queue.add(numbers[0], largest + 1)
         else:

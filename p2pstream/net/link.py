@@ -5,7 +5,7 @@ on a unidirectional stream of its own: its header framed, then its body until th
 The first frame either way is a `Hello`.
 
 Invariants. Nothing is reported before the peer has proven its key and sent its Hello; after that
-`LinkUp` comes first and `LinkDown` last, once each. Only two parcels are in the engine
+`LinkUp` comes first and `LinkDown` last, once each. Only two parcels stay in the engine
 unsent; the others wait here, most urgent first, so that what expires is never sent. What
 waits, what has half arrived and how fast messages come is bounded.
 """
@@ -38,6 +38,10 @@ from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
 
 HANDSHAKE_S = 5.0  # security/architecture.md 5.3: from the first datagram to the peer's Hello.
 KEEPALIVE_S = 15.0  # Half the idle timeout, and less than NATs remember (30 s, RFC 9308 3.2).
+# The first PING after a message or a parcel, the next ones after twice as long each time. A NAT may
+# have given us another address, which the peer learns only from us. Wild guess: a link that streams
+# is never silent for more than a chunk, 0.2 s; an idle one costs five PINGs more each time.
+RESTLESS_S = 0.5
 
 PARCEL_BODY_BYTES_MAX = 16 * 1024 + 32  # security/architecture.md 5.5: a piece and its seal.
 PARCEL_BYTES_MAX = LENGTH_BYTES + MESSAGE_BYTES_MAX + PARCEL_BODY_BYTES_MAX
@@ -47,7 +51,8 @@ STOPPED_S = (
 )
 
 QUEUE_BYTES_MAX = 8 << 20  # security/architecture.md 5.5: the send queue.
-# Of parcels in the engine: two, for it may send them in turns; all others stay in order of urgency.
+# Of parcels in the engine, besides what it can send at once: two, for it may send them in turns;
+# all others stay in order of urgency.
 UNSENT_BYTES_MAX = 32 * 1024
 STARTED_MAX = 2 * INCOMING_PARCELS_MAX  # Half of these have arrived at least: time to look.
 CONTROL_FEED_BYTES_MAX = 64 * 1024  # Of control messages; more of them wait here. Wild guess.
@@ -170,6 +175,7 @@ class Link:
         self._vet = vet
         self._agent = agent
         self._quiet_since = now
+        self._patience_s = RESTLESS_S
         self._news: list[Happening] = []
         # Incoming.
         self._unframer = Unframer()
@@ -218,7 +224,10 @@ class Link:
         self.counters.bytes_in += len(data)
         self._quiet_since = now
         self._engine.receive_train(data, size, address, now)
-        return self._take_events(now)
+        news = self._take_events(now)
+        if news:
+            self._patience_s = RESTLESS_S
+        return news
 
     def wake(self, *, now: float) -> list[Happening]:
         """The time given by `wake_at` has come; returns what happened."""
@@ -239,7 +248,7 @@ class Link:
         at = inf if timer is None else timer
         if not self.up:
             return min(at, self.born_at + HANDSHAKE_S)
-        at = min(at, self._quiet_since + KEEPALIVE_S, self._expiry)
+        at = min(at, self._quiet_since + self._patience_s, self._expiry)
         if self._parcels:
             at = min(at, self._parcels[0][0])
         if self._control:
@@ -416,8 +425,9 @@ class Link:
             if now >= self.born_at + HANDSHAKE_S:
                 self._fail(Close.SLOW, "handshake_timeout")
             return
-        if now >= self._quiet_since + KEEPALIVE_S:
-            self._quiet_since = now  # So that the next one is due a whole period later.
+        if now >= self._quiet_since + self._patience_s:
+            self._quiet_since = now
+            self._patience_s = min(2 * self._patience_s, KEEPALIVE_S)
             self._engine.send_ping(0)
         self._stop_slow_parcels(now)
 
@@ -447,7 +457,8 @@ class Link:
         fed = self._feed_control(now)
         while self._parcels and self._parcels[0][0] <= now:
             self._expire(heapq.heappop(self._parcels)[2])
-        while self._parcels and self._unsent_bytes < UNSENT_BYTES_MAX and self._engine.may_be_fed:
+        most = UNSENT_BYTES_MAX + (self._engine.sendable_bytes(now) if self._parcels else 0)
+        while self._parcels and self._unsent_bytes < most and self._engine.may_be_fed:
             self._start(heapq.heappop(self._parcels)[2])
             fed = True
         return fed

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Any
 
+from aioquic.quic.connection import QuicConnectionError
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 
 from p2pstream.net.congestion import LiveRecovery
@@ -23,6 +26,14 @@ class Recovery(LiveRecovery):
     """Tells when a datagram is lost that not every path carries. aioquic makes it (see `adopt`)."""
 
     on_long_loss: Callable[[], None]
+    never_sent: int = -1  # The number of a packet that we left out; see `Engine._leave_one_out`.
+
+    def watch_order(self, acked: RangeSet, space: QuicPacketSpace) -> None:
+        if self.never_sent in acked:
+            raise QuicConnectionError(
+                QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.ACK, "ACK of a packet never sent"
+            )
+        super().watch_order(acked, space)
 
     def _on_packets_lost(self, *, packets: Iterable[QuicSentPacket], **rest: Any) -> None:
         packets = list(packets)

@@ -153,7 +153,8 @@ class Outbox:
         while room >= FILL_BYTES_MIN and (self.again or (self.fresh and credit > 0)):
             again = bool(self.again)
             stream, start, end = self.again[0] if again else self._head()
-            overhead = 1 + len(stream.name) + len(varint(start)) + 2
+            # To the byte: packets of one length travel as one train.
+            overhead = 1 + len(stream.name) + (len(varint(start)) if start else 0) + 2
             stop = min(end, start + room - overhead)
             if again:
                 self._repeated(stop)
@@ -182,14 +183,17 @@ class Outbox:
 
 
 class Inbound:
-    """A parcel on its way in."""
+    """A parcel on its way in.
 
-    __slots__ = ("early", "final", "id", "next", "parts", "told", "top")
+    due: the offset that continues it plainly; -1 once anything came out of order, or the end.
+    """
+
+    __slots__ = ("due", "early", "final", "id", "next", "parts", "told", "top")
 
     def __init__(self, stream_id: int) -> None:
         self.id = stream_id
         self.parts: list[bytes] = []
-        self.next = 0  # Bytes in `parts`.
+        self.next = self.due = 0  # Bytes in `parts`.
         self.top = 0  # The highest offset seen (RFC 9000 4.1), if above `next`.
         self.final = -1  # The parcel's size, if known.
         self.early: dict[int, bytes] = {}
@@ -199,11 +203,6 @@ class Inbound:
     def highest(self) -> int:
         """What counts against the windows."""
         return max(self.next, self.top)
-
-    @property
-    def plain(self) -> bool:
-        """Whether everything came in order so far."""
-        return self.final < 0 and not self.early
 
     @property
     def complete(self) -> bool:
@@ -218,11 +217,19 @@ class Inbound:
             raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, "another final size")
         self.final = size
         self.top = max(self.top, stop)
+        if stop == size and offset == self.next and not self.early:
+            self._append(data)  # The usual end.
+            return
         if stop > self.next and len(data) > len(self.early.get(offset, b"")):
             self.early[offset] = data
             self._advance()
         if len(self.early) > EARLY_MAX:
             raise QuicConnectionError(QuicErrorCode.INTERNAL_ERROR, kind, "a parcel in crumbs")
+        self.due = -1 if self.early or size >= 0 else self.next
+
+    def _append(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.next += len(data)
 
     def _advance(self) -> None:
         while self.early:
@@ -231,8 +238,7 @@ class Inbound:
                 return
             data = self.early.pop(offset)
             if offset + len(data) > self.next:
-                self.parts.append(data[self.next - offset :])
-                self.next = offset + len(data)
+                self._append(data[self.next - offset :])
 
 
 def _frame(stream: Outbound, start: int, stop: int) -> bytes:

@@ -75,8 +75,10 @@ def peer_key(connection: Shown) -> PublicKey:
     return key
 
 
-def configuration(key: NodeKey, *, dialling: bool) -> QuicConfiguration:
+def configuration(key: NodeKey, *, dialling: bool, yields: bool = False) -> QuicConfiguration:
     """How to call (`dialling`) or to answer: QUIC v1 only, one ALPN, our certificate both ways.
+
+    yields: what we send gives way to the other traffic of the household.
 
     No session tickets are ever given or kept, so there is no resumption and no 0-RTT: a resumed
     session would carry no certificate.
@@ -87,7 +89,7 @@ def configuration(key: NodeKey, *, dialling: bool) -> QuicConfiguration:
         certificate=certificate(key),
         # AES-128 first: 0.9 us a packet against 2.1 us of ChaCha20 (facts/quic.md 3).
         cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
-        congestion_control_algorithm=congestion.NAME,
+        congestion_control_algorithm=congestion.YIELDING if yields else congestion.NAME,
         idle_timeout=IDLE_S,
         max_data=CONNECTION_WINDOW_BYTES,
         max_datagram_size=DATAGRAM_BYTES,

@@ -73,7 +73,7 @@ async def _ask(path: Path) -> dict[str, Any] | None:
     except OSError:
         _clear(path)
         return None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         state = json.loads(data)
         return state if isinstance(state, dict) else None
     return None

@@ -41,6 +41,7 @@ class Node:
     """One peer of the network. Add swarms, then `run`.
 
     allow_private: believe addresses of this machine and LAN (a LAN, a demo); decided by `lan`.
+    yields: what it sends gives way to the other traffic of the household.
     unknown_stream: what to do when a peer wants to trade in a stream we do not carry. clock: the
     system's, in Unix seconds.
     """
@@ -53,6 +54,7 @@ class Node:
         port: int = 0,
         allow_private: bool,
         advertise: Address | None = None,
+        yields: bool = False,
         note: Callable[[Note], None] = lambda _: None,
         rng: Random | None = None,
         clock: Callable[[], float] = time,
@@ -62,7 +64,7 @@ class Node:
         self.rng = rng or Random(secret_bytes())  # noqa: S311  # Dice, not secrets.
         self.carrier = QuicCarrier(
             key, (*DHT_MESSAGES, *m.SWARM_MESSAGES), self._deliver,
-            host=host, port=port, agent=f"p2pstream/{__version__}",
+            host=host, port=port, agent=f"p2pstream/{__version__}", yields=yields,
         )  # fmt: skip
         self._clock = clock
         self.sync_wall()

@@ -162,7 +162,7 @@ class Store:
     def _read(self, name: str, kind: type[T]) -> T | None:
         """None when lost or damaged: these facts are worth having, not worth dying for."""
         path = self.folder / name
-        with suppress(OSError, msgspec.DecodeError):
+        with suppress(OSError, UnicodeDecodeError, msgspec.DecodeError):
             if path.stat().st_size <= JSON_BYTES_MAX:
                 return msgspec.json.decode(path.read_bytes(), type=kind)
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from aioquic._buffer import Buffer
 from aioquic.quic.connection import (
@@ -13,6 +15,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.tls import Epoch
 
+from p2pstream.net import engine as engines
 from p2pstream.net.engine import Engine
 from p2pstream.net.fast import FastEngine
 from tests.net.test_fast import carry, context, parcels, stream_frame
@@ -43,8 +46,38 @@ def refused(wire: Wire, *values: int, data: bytes = b"") -> int:
 
 
 @ENGINES
-def test_path_challenges_queue_only_so_far(engine: Kind) -> None:
-    """S-08."""
+def test_s05_who_acknowledges_what_it_has_not_received_is_found_out(
+    engine: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "LEFT_OUT_MIN", 64)
+    monkeypatch.setattr(engines, "LEFT_OUT_SPAN", 128)
+
+    class Optimist(Engine):
+        def _write_ack_frame(self, builder: Any, space: Any, now: float) -> None:
+            space.ack_queue.add(0, space.largest_received_packet + 1)
+            super()._write_ack_frame(builder, space, now)
+
+    wire = Wire(Optimist, engine)
+    wire.loss = 0.1
+    for _ in range(4 * 128 // 12):
+        wire.send(bytes(16_000), 1)
+        wire.run(0.02)
+    assert wire.server.ended.error_code == QuicErrorCode.PROTOCOL_VIOLATION
+
+
+@ENGINES
+def test_s05_numbers_left_out_harm_no_honest_peer(engine: Kind) -> None:
+    wire = Wire(FastEngine, engine)
+    wire.loss = wire.reorder = 0.02
+    for _ in range(2 * engines.LEFT_OUT_SPAN // 12 // 20):
+        sent = parcels(20)
+        assert carry(wire, sent, end=1) == sent
+    assert wire.server._recovery.never_sent > 0
+    assert len(wire.client._spaces[Epoch.ONE_RTT].ack_queue) <= MAX_ACK_RANGES
+
+
+@ENGINES
+def test_s08_path_challenges_queue_only_so_far(engine: Kind) -> None:
     wire = Wire(Engine, engine)
     for number in range(10_000):
         say(wire, 0x1A, data=number.to_bytes(8))
@@ -54,8 +87,7 @@ def test_path_challenges_queue_only_so_far(engine: Kind) -> None:
 
 
 @ENGINES
-def test_every_other_packet_leaves_bounded_ranges(engine: Kind) -> None:
-    """S-09."""
+def test_s09_every_other_packet_leaves_bounded_ranges(engine: Kind) -> None:
     wire = Wire(FastEngine, engine)
     wire.run(1)
     space = wire.server._spaces[Epoch.ONE_RTT]
@@ -73,8 +105,7 @@ def test_every_other_packet_leaves_bounded_ranges(engine: Kind) -> None:
 
 
 @ENGINES
-def test_connection_ids_are_limited(engine: Kind) -> None:
-    """S-10."""
+def test_s10_connection_ids_are_limited(engine: Kind) -> None:
     wire = Wire(Engine, engine)
     known = wire.server._local_active_connection_id_limit
     with pytest.raises(QuicConnectionError) as caught:
@@ -84,8 +115,7 @@ def test_connection_ids_are_limited(engine: Kind) -> None:
 
 
 @ENGINES
-def test_retired_connection_ids_queue_only_so_far(engine: Kind) -> None:
-    """S-10."""
+def test_s10_retired_connection_ids_queue_only_so_far(engine: Kind) -> None:
     wire = Wire(Engine, engine)
     with pytest.raises(QuicConnectionError):
         name(wire, 1000, retire=True)
@@ -93,8 +123,7 @@ def test_retired_connection_ids_queue_only_so_far(engine: Kind) -> None:
 
 
 @ENGINES
-def test_stopping_a_parcel_twice_is_harmless(engine: Kind) -> None:
-    """S-11."""
+def test_s11_stopping_a_parcel_twice_is_harmless(engine: Kind) -> None:
     wire = Wire(Engine, engine)
     stream_id = wire.send(bytes(30_000), 1)
     wire.run(0.005)
@@ -109,8 +138,7 @@ def test_stopping_a_parcel_twice_is_harmless(engine: Kind) -> None:
 
 
 @ENGINES
-def test_data_after_a_reset_is_ignored_and_another_end_is_not(engine: Kind) -> None:
-    """S-11."""
+def test_s11_data_after_a_reset_is_ignored_and_another_end_is_not(engine: Kind) -> None:
     wire = Wire(Engine, engine)
     wire.server._payload_received(context(wire), stream_frame(2, 0, b"abc"))
     say(wire, 0x04, 2, 7, 100)
@@ -124,8 +152,7 @@ def test_data_after_a_reset_is_ignored_and_another_end_is_not(engine: Kind) -> N
 
 
 @ENGINES
-def test_a_frame_about_a_stream_of_the_wrong_side_ends_the_connection(engine: Kind) -> None:
-    """S-11."""
+def test_s11_a_frame_about_a_stream_of_the_wrong_side_ends_the_connection(engine: Kind) -> None:
     wire = Wire(Engine, engine)
     assert refused(wire, 0x04, 3, 7, 0) == QuicErrorCode.STREAM_STATE_ERROR
     assert refused(wire, 0x05, 2, 7) == QuicErrorCode.STREAM_STATE_ERROR

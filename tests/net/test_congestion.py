@@ -21,6 +21,7 @@ from aioquic.quic.recovery import K_PACKET_THRESHOLD, QuicPacketRecovery, QuicPa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pstream.bench.path import MBIT, EngineFlow, Link, World
 from p2pstream.net.congestion import (
     NAME,
     PACKET_THRESHOLD_MAX,
@@ -28,11 +29,12 @@ from p2pstream.net.congestion import (
     THRESHOLD_CALM_LOSSES,
     WINDOW_BYTES_MAX,
     YIELD_QUEUE_S,
+    YIELDING,
     LiveCongestion,
     LiveRecovery,
     tolerate_reordering,
 )
-from tests.net.linksim import MBIT, PACKET_BYTES, EngineFlow, Link, RecoveryFlow, World
+from tests.net.linksim import PACKET_BYTES, RecoveryFlow
 
 SMALLEST = K_MINIMUM_WINDOW * PACKET_BYTES
 INITIAL = K_INITIAL_WINDOW * PACKET_BYTES
@@ -198,6 +200,24 @@ def test_it_gives_way_when_asked(theirs: str) -> None:
     ours, other = shares(NAME, theirs, rate=10 * MBIT, yields=True, seconds=15.0)
     assert ours <= 0.3
     assert other >= 1.6
+
+
+def test_a_node_that_yields_gives_way_on_real_connections() -> None:
+    """By the name under which `--yield` asks for it, beside reno, which came first."""
+    got = {}
+    for name in (YIELDING, NAME):
+        bottleneck = link(rate=4 * MBIT, queue_s=0.1)
+        reno = flow(bottleneck, "reno")
+        ours = EngineFlow(bottleneck, name)
+        bottleneck.world.run(4.0)
+        before = ours.tally.received, reno.tally.received
+        bottleneck.world.run(6.0)
+        received = ours.tally.received, reno.tally.received
+        got[name] = [(new - old) / 6.0 / (bottleneck.rate / 2)
+                     for new, old in zip(received, before, strict=True)]  # fmt: skip
+    assert got[YIELDING][0] <= 0.35, got
+    assert got[YIELDING][1] >= 1.5, got
+    assert got[NAME][0] >= 0.5, got
 
 
 def test_yielding_it_fills_an_idle_link_and_keeps_the_queue_short() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from p2pstream.identity import NodeId
 from p2pstream.net import doorman
-from p2pstream.net.doorman import BAN_S, BANS_MAX, Bans, Bucket, Doorman
+from p2pstream.net.doorman import BAN_S, BANS_MAX, UNPROVEN, Bans, Bucket, Doorman
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
@@ -35,7 +35,7 @@ def test_each_network_has_its_limit(host: str, most: int) -> None:
     inside = 0
     for number in range(100):
         address = (host.format(number), 1)
-        if not door.refuses(address, now=number * 10.0):
+        if not door.refuses(address, proven=True, now=number * 10.0):
             door.enter(address, inbound=True)
             door.settled()
             inside += 1
@@ -62,9 +62,30 @@ def test_half_open_ones_are_limited() -> None:
     door = Doorman()
     for _ in range(doorman.HALF_OPEN_MAX):
         door.enter(("10.0.0.1", 1), inbound=True)
-    assert door.refuses(("10.0.0.1", 1), now=0.0) == "half_open"
+    assert door.refuses(("10.0.0.1", 1), proven=True, now=0.0) == "half_open"
+    door.settled()
+    assert door.refuses(("10.0.0.1", 1), proven=True, now=0.0) == ""
+
+
+def test_s01_with_many_half_open_strangers_prove_their_address_first() -> None:
+    door = Doorman()
+    for _ in range(doorman.HALF_OPEN_CALM):
+        assert door.refuses(("10.0.0.1", 1), now=0.0) == ""
+        door.enter(("10.0.0.1", 1), inbound=True)
+    assert door.refuses(("10.0.0.1", 1), now=0.0) == UNPROVEN
+    assert door.refuses(("10.0.0.1", 1), proven=True, now=0.0) == ""
     door.settled()
     assert door.refuses(("10.0.0.1", 1), now=0.0) == ""
+
+
+def test_s01_who_uses_anothers_address_does_not_use_up_its_knocks() -> None:
+    door = Doorman()
+    words = [door.refuses(("5.6.7.8", 1), now=0.0) for _ in range(100)]
+    assert words.count("") == doorman.HANDSHAKES_BURST
+    assert words[-1] == UNPROVEN
+    proven = [door.refuses(("5.6.7.8", 1), proven=True, now=0.0) for _ in range(100)]
+    assert proven.count("") == doorman.HANDSHAKES_BURST
+    assert proven[-1] == "too_often"
 
 
 def test_addresses_that_knocked_are_forgotten_oldest_first(

@@ -8,14 +8,16 @@ from aioquic._buffer import Buffer
 from aioquic.quic.connection import QuicConnectionError, QuicNetworkPath, QuicReceiveContext
 from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from p2pstream.identity import NodeKey
 from p2pstream.net import names
-from p2pstream.net.engine import INCOMING_PARCELS_MAX, PARCEL_WINDOW_BYTES, Engine
+from p2pstream.net.engine import INCOMING_PARCELS_MAX, PARCEL_WINDOW_BYTES, Engine, _Tls
 from p2pstream.net.fast import FastEngine
 from p2pstream.net.tls import (
     CONNECTION_WINDOW_BYTES,
     STREAM_WINDOW_BYTES,
+    certificate,
     configuration,
     peer_key,
 )
@@ -84,8 +86,7 @@ def test_both_ends_prove_their_keys() -> None:
 
 
 @pytest.mark.parametrize("first", [1, 4, 500])
-def test_a_long_tls_message_is_refused_at_its_length(first: int) -> None:
-    """S-07."""
+def test_s07_a_long_tls_message_is_refused_at_its_length(first: int) -> None:
     pair = Pair()
     server = Engine(
         configuration=configuration(SERVER_KEY, dialling=False),
@@ -116,8 +117,7 @@ def test_a_long_tls_message_is_refused_at_its_length(first: int) -> None:
 
 
 @ENGINES
-def test_an_ack_of_what_was_never_sent_is_a_violation(engine: type[Engine]) -> None:
-    """S-05."""
+def test_s05_an_ack_of_what_was_never_sent_is_a_violation(engine: type[Engine]) -> None:
     pair = Pair(engine)
     buf = Buffer(capacity=64)
     for value in (1 << 40, 0, 0, 0):
@@ -137,8 +137,7 @@ def test_an_honest_transfer_passes_the_windows(engine: type[Engine]) -> None:
 
 
 @ENGINES
-def test_sparse_data_does_not_inflate_the_windows(engine: type[Engine]) -> None:
-    """S-06."""
+def test_s06_sparse_data_does_not_inflate_the_windows(engine: type[Engine]) -> None:
     pair = Pair(engine)
     pair.client.send_stream_data(0, b"hello")
     pair.run(0.1)
@@ -208,3 +207,13 @@ def _frame(numbers: list[int], data: bytes) -> Buffer:
         buf.push_uint_var(number)
     buf.push_bytes(data)
     return Buffer(data=buf.data)
+
+
+def test_a_certificate_of_no_known_version_is_an_alert() -> None:
+    """cryptography raises something of its own, and aioquic lets it through."""
+    good = certificate(CLIENT_KEY).public_bytes(Encoding.DER)
+    version = b"\xa0\x03\x02\x01"  # RFC 5280 4.1: [0] { INTEGER ... }.
+    odd = good.replace(version + b"\x02", version + b"\x6a")
+    assert odd != good
+    with pytest.raises(quic_tls.AlertBadCertificate):
+        _Tls(is_client=False)._set_peer_certificate(quic_tls.Certificate(b"", [(odd, b"")]))

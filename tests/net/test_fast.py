@@ -135,18 +135,25 @@ def test_a_path_that_becomes_narrow_is_noticed(client: Kind) -> None:
     assert wire.now < 30
 
 
+@pytest.mark.parametrize("mover", [0, 1], ids=["server", "client"])
 @pytest.mark.parametrize(("client", "server"), PAIRS[:3])
-def test_a_client_behind_a_nat_that_forgets_loses_nothing(client: Kind, server: Kind) -> None:
-    """S-16, the engine's part."""
+def test_s16_who_is_behind_a_nat_that_forgets_loses_nothing(
+    client: Kind, server: Kind, mover: int
+) -> None:
+    if not mover and client is QuicConnection:
+        return  # aioquic's client does not follow a server.
     wire = Wire(client, server)
     sent = parcels(10)
+    watcher = wire.ends[mover]
     for port in range(1000, 1005):
-        wire.sources[1] = (CLIENT[0], port)
-        assert carry(wire, sent) == sent
-        assert carry(wire, sent, end=1) == sent
-        assert wire.server.get_peer_address() == (CLIENT[0], port)
+        wire.sources[mover] = (wire.sources[mover][0], port)
+        assert carry(wire, sent, end=mover) == sent
+        assert carry(wire, sent, end=1 - mover) == sent
+        assert watcher.get_peer_address() == wire.sources[mover]
         wire.run(20)
-    assert wire.server._max_datagram_size == 1452
+    if isinstance(watcher, Engine):
+        assert watcher._max_datagram_size == 1452
+        assert len(watcher._network_paths) == 1
 
 
 @pytest.mark.parametrize("server", [FastEngine, Engine, QuicConnection])
@@ -290,8 +297,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "way"), list(product(FAULTS, WAYS)))
-def test_what_breaks_the_rules_has_the_right_code(fault: str, way: Callable[..., None]) -> None:
-    """S-06, S-11."""
+def test_s06_s11_what_breaks_the_rules_has_the_right_code(
+    fault: str, way: Callable[..., None]
+) -> None:
     frames, code = FAULTS[fault]
     wire = Wire(Engine, FastEngine)
     for frame in frames[:-1]:
@@ -302,8 +310,7 @@ def test_what_breaks_the_rules_has_the_right_code(fault: str, way: Callable[...,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_sparse_parcels_stay_within_the_connection_window(way: Callable[..., None]) -> None:
-    """S-06."""
+def test_s06_sparse_parcels_stay_within_the_connection_window(way: Callable[..., None]) -> None:
     wire = Wire(Engine, FastEngine)
     for index in range(INCOMING_PARCELS_MAX):
         way(wire, stream_frame(2 + 4 * index, PARCEL_WINDOW_BYTES - 1, b"x"))
@@ -313,8 +320,7 @@ def test_sparse_parcels_stay_within_the_connection_window(way: Callable[..., Non
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_parcel_in_tiny_frames_is_not_kept_in_tiny_parts(way: Callable[..., None]) -> None:
-    """S-06."""
+def test_s06_a_parcel_in_tiny_frames_is_not_kept_in_tiny_parts(way: Callable[..., None]) -> None:
     wire = Wire(Engine, FastEngine)
     for at in range(0, 2000, 2):
         way(wire, stream_frame(2, at, b"xy"))

@@ -85,8 +85,7 @@ def test_only_ed25519_is_a_key(key: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", BAD_KEYS, ids=bytes.hex)
-def test_a_key_that_fits_any_signature_is_refused(raw: bytes) -> None:
-    """I-05."""
+def test_i05_a_key_that_fits_any_signature_is_refused(raw: bytes) -> None:
     public = Ed25519PublicKey.from_public_bytes(raw)
     assert reason([signed(public, Ed25519PrivateKey.generate())]) == "bad_key"
 

@@ -6,7 +6,6 @@ G-01 ... are the cases of security/test-catalogue.md.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,12 +24,10 @@ from p2pstream.node.gateway import FEEDS_MAX, PAGE, TITLE_CHARS_MAX, Gateway, cl
 from p2pstream.node.gateway_http import CONNECTIONS_MAX
 from p2pstream.playback.hls import BEHIND_PARTS_MAX, LiveWindow
 from p2pstream.stream.chunk import TICKS_PER_S, Chunk, Init
+from tests.suites import SUITES, naughty_strings, needs
 
 HASHES = [bytes([n]) * 16 for n in range(2)]
 TOKEN = "a-token-of-22-characters"
-SUITES = Path(
-    os.environ.get("P2PSTREAM_OUTSIDE_SUITES", Path(__file__).parents[3] / "shared" / "suites")
-)
 
 
 class World:
@@ -430,17 +427,37 @@ async def test_what_is_malformed_is_refused_and_the_line_closed_g_06(request_tex
         assert (await client.get("api/state")).status_code == 200
 
 
+@needs("llhttp")
 async def test_the_llhttp_suite_gets_no_answer_that_it_should_not_g_06() -> None:
-    cases = [*llhttp_cases()]
-    if not cases:
-        pytest.skip(f"no llhttp suite in {SUITES} (P2PSTREAM_OUTSIDE_SUITES)")
     async with serving() as (world, client):
-        for name, request, must_fail in cases:
+        for name, request, must_fail in llhttp_cases():
             answer = await brief(world, request)
             # Their Host is never ours, so whatever is let through ends at 421.
             assert b"HTTP/1.1 2" not in answer, name
             assert not (must_fail and b"HTTP/1.1 500" in answer), name
         assert (await client.get("api/state")).status_code == 200
+
+
+@needs("blns")
+async def test_naughty_strings_in_every_place_are_no_trouble_g_06() -> None:
+    """As path, as query and as headers, each on one line."""
+    async with serving() as (world, client):
+        world.play(12)
+        for text in naughty_strings():
+            bare = " ".join(text.split()).encode()
+            where, host = bare.replace(b" ", b"+"), b"127.0.0.1:%d" % world.gateway.port
+            request = b"GET /%s?x=%s HTTP/1.1\r\nHost: %s\r\nRange: %s\r\nX: %s\r\n\r\n"
+            answer = await brief(world, request % (where, where, host, bare, bare))
+            assert status(answer) in {200, 400, 404, 414}, text
+        assert (await client.get("api/state")).status_code == 200
+
+
+@needs("blns")
+def test_naughty_titles_stay_within_their_line_g_07() -> None:
+    for text in naughty_strings():
+        title = clean_title(text)
+        assert len(title) <= TITLE_CHARS_MAX
+        assert title.isprintable()
 
 
 async def brief(world: World, request: bytes) -> bytes:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from p2pstream.errors import BadKey, DiskFull, KeyInUse
 from p2pstream.identity import NodeId, NodeKey, StreamId, StreamKey
 from p2pstream.node.state import MARKS_MAX, PEERS_MAX, KeyFile, Paths, Store, write_whole
+from tests.suites import SUITES, needs
 
 STREAM = StreamId(bytes(range(32)))
 OTHER = StreamId(bytes(32))
@@ -289,6 +290,16 @@ def test_damaged_facts_are_as_good_as_none(store: Store, damage: bytes) -> None:
     assert store.next_epoch(STREAM, now_s=6e9) == 10**8
     store.save_mark(STREAM, 2)
     assert store.mark(STREAM) == 2
+
+
+@needs("jsontestsuite")
+def test_no_json_of_others_is_a_fact(store: Store) -> None:
+    store.folder.mkdir()
+    (store.folder / "peers.json").symlink_to("marks.json")
+    for path in (SUITES / "jsontestsuite" / "test_parsing").iterdir():
+        (store.folder / "marks.json").write_bytes(path.read_bytes())
+        assert store.peers() == [], path
+        assert store.mark(STREAM) == 0, path
 
 
 def test_a_folder_in_the_place_of_a_fact_is_as_good_as_none(store: Store) -> None:

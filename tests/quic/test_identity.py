@@ -11,6 +11,7 @@ import pytest
 import trio
 from aioquic import tls as quic_tls
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448
@@ -131,8 +132,7 @@ ATTACKS = [
 
 
 @in_virtual_time
-async def test_a_server_with_another_key_is_not_talked_to(net: Net) -> None:
-    """I-01."""
+async def test_i01_a_server_with_another_key_is_not_talked_to(net: Net) -> None:
     a, b, wanted = await net.node(1), await net.node(2), Node(3)
     a.dial(wanted, b.carrier.address)
     await trio.sleep(5)
@@ -146,8 +146,7 @@ async def test_a_server_with_another_key_is_not_talked_to(net: Net) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @in_virtual_time
-async def test_a_client_that_pretends_is_not_let_in(net: Net, attack: Any) -> None:
-    """I-02, I-03, I-04, I-09."""
+async def test_i02_i03_i04_i09_a_client_that_pretends_is_not_let_in(net: Net, attack: Any) -> None:
     server, good = await net.node(1), await net.node(2)
     bad = await net.node(3, engine=pretending(attack))
     start = trio.current_time()
@@ -166,8 +165,8 @@ async def test_a_client_that_pretends_is_not_let_in(net: Net, attack: Any) -> No
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a is not _no_certificate])
 @in_virtual_time
-async def test_a_server_that_pretends_is_not_talked_to(net: Net, attack: Any) -> None:
-    """I-03, I-04, I-09 from the other side."""
+async def test_i03_i04_i09_a_server_that_pretends_is_not_talked_to(net: Net, attack: Any) -> None:
+    """From the other side."""
     client, bad = await net.node(1), await net.node(3, engine=pretending(attack))
     client.dial(bad)
     await trio.sleep(10)
@@ -185,8 +184,7 @@ async def test_a_server_that_pretends_is_not_talked_to(net: Net, attack: Any) ->
 
 @pytest.mark.parametrize("years", [(1990, 1991), (2500, 2501)], ids=["expired", "not yet valid"])
 @in_virtual_time
-async def test_dates_and_names_mean_nothing(net: Net, years: tuple[int, int]) -> None:
-    """I-06."""
+async def test_i06_dates_and_names_mean_nothing(net: Net, years: tuple[int, int]) -> None:
     odd = pretending(
         lambda c: replace(c, certificate=self_signed(c.private_key, years=years, names=2))
     )
@@ -197,8 +195,7 @@ async def test_dates_and_names_mean_nothing(net: Net, years: tuple[int, int]) ->
 
 
 @in_virtual_time
-async def test_a_node_does_not_link_to_itself(net: Net) -> None:
-    """I-07."""
+async def test_i07_a_node_does_not_link_to_itself(net: Net) -> None:
     a, wanted = await net.node(1), Node(2)
     a.dial(a)
     await trio.sleep(1)
@@ -211,8 +208,7 @@ async def test_a_node_does_not_link_to_itself(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_two_nodes_with_one_key_do_not_link(net: Net) -> None:
-    """I-07."""
+async def test_i07_two_nodes_with_one_key_do_not_link(net: Net) -> None:
     a, twin = await net.node(1), await net.node(1, ip="10.0.0.9")
     wanted = Node(2)
     a.dial(wanted, twin.carrier.address)
@@ -240,8 +236,8 @@ async def test_nothing_is_accepted_before_the_hello(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_a_peer_that_never_says_hello_is_dropped(net: Net) -> None:
-    """S-14: five seconds, absolute."""
+async def test_s14_a_peer_that_never_says_hello_is_dropped(net: Net) -> None:
+    """Five seconds, absolute."""
 
     class Mute(Engine):
         def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
@@ -277,3 +273,67 @@ async def test_parcels_that_overtake_the_hello_are_kept(net: Net) -> None:
     await trio.sleep(3)
     assert sorted(a.numbers) == [0, 1, 2]
     assert isinstance(a.heard[0][1], LinkUp)
+
+
+def _ticket() -> quic_tls.SessionTicket:
+    """What a server of another kind gave, for resumption with 0-RTT."""
+    tickets: list[quic_tls.SessionTicket] = []
+    calling = tls.configuration(NodeKey((3).to_bytes(32)), dialling=True)
+    client = QuicConnection(configuration=calling, session_ticket_handler=tickets.append)
+    client.connect(("10.0.0.1", 1), now=0.0)
+    server = QuicConnection(
+        configuration=tls.configuration(NodeKey((1).to_bytes(32)), dialling=False),
+        original_destination_connection_id=client.original_destination_connection_id,
+        session_ticket_fetcher=lambda _label: None,
+        session_ticket_handler=lambda _ticket: None,
+    )
+    for step in range(10):
+        for one, other in ((client, server), (server, client)):
+            for data, _ in one.datagrams_to_send(step / 10):
+                other.receive_datagram(data, ("10.0.0.1", 1), step / 10)
+    assert tickets
+    return tickets[0]
+
+
+@in_virtual_time
+async def test_i08_a_ticket_of_elsewhere_resumes_nothing(net: Net) -> None:
+    """The handshake is a whole one, with certificates; what came with it early is not heard."""
+    ticket = replace(_ticket(), not_valid_after=datetime(2999, 1, 1, tzinfo=UTC))
+    assert ticket.max_early_data_size
+    offers: list[Engine] = []
+
+    class Hasty(Engine):
+        def __init__(self, *, configuration: QuicConfiguration, **named: Any) -> None:
+            if configuration.is_client:
+                configuration = replace(configuration, session_ticket=ticket)
+            super().__init__(configuration=configuration, **named)
+
+        def connect(self, addr: Any, now: float) -> None:
+            super().connect(addr, now)
+            offers.append(self)
+            self.send_stream_data(2, b"\x00\x04\x93\x28\x01\xa0")
+
+    server, hasty = await net.node(1), await net.node(3, engine=Hasty)
+    hasty.dial(server)
+    await trio.sleep(0.055)
+    assert offers[0].tls._session_resumed is False
+    assert [h for _, h in server.heard if not isinstance(h, LinkUp)] == []
+    await trio.sleep(1)
+    assert [peer for peer, _ in server.heard if peer != hasty.id] == []
+    assert all(link.peer == hasty.id for link in server.carrier._endpoint._links)
+    for link in server.carrier._endpoint._links:
+        assert len(link._engine.peer_certificates) == 1
+        assert not link._engine.tls._session_resumed
+
+
+@in_virtual_time
+async def test_c08_what_a_peer_says_as_it_leaves_is_not_repeated(net: Net) -> None:
+    """Its reason may be any text; we tell our own word for its code."""
+    for number, text in enumerate(["\x1b[2J", "<script>", "a\nb", "\u202e", "x" * 500]):
+        a, b = await net.node(10 + 2 * number), await net.node(11 + 2 * number)
+        a.dial(b)
+        await trio.sleep(1)
+        a.link(b)._engine.close(error_code=0x1FF, reason_phrase=text)
+        a.carrier._endpoint.touch(a.link(b))
+        await trio.sleep(1)
+        assert b.downs == ["peer_closed"]

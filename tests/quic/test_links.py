@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import trio
@@ -35,6 +36,19 @@ async def test_messages_go_both_ways_in_order(net: Net) -> None:
     await trio.sleep(1)
     assert b.numbers == list(range(50))
     assert a.numbers == list(range(100, 150))
+
+
+@in_virtual_time
+async def test_a_node_that_yields_does_so_on_links_of_both_kinds(net: Net) -> None:
+    polite, a, b = await net.node(1, yields=True), await net.node(2), await net.node(3)
+    polite.dial(a)
+    b.dial(polite)
+    await trio.sleep(1)
+    for other in (a, b):
+        ours: Any = polite.link(other)._engine._loss._cc
+        theirs: Any = other.link(polite)._engine._loss._cc
+        assert ours.yields
+        assert not theirs.yields
 
 
 @in_virtual_time
@@ -270,10 +284,9 @@ async def test_a_bug_in_the_core_ends_that_link_only(
 
 
 @in_virtual_time
-async def test_an_exception_in_one_connection_ends_it_alone(
+async def test_s15_an_exception_in_one_connection_ends_it_alone(
     net: Net, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S-15."""
 
     class Fragile(FastEngine):
         def receive_train(self, data: bytes, size: int, address: Address, now: float) -> None:
@@ -297,8 +310,7 @@ async def test_an_exception_in_one_connection_ends_it_alone(
 
 
 @in_virtual_time
-async def test_a_sendto_that_fails_is_only_a_lost_packet(net: Net) -> None:
-    """S-17."""
+async def test_s17_a_sendto_that_fails_is_only_a_lost_packet(net: Net) -> None:
     a, b = await net.pair()
     net.refusal = OSError(105, "No buffer space available")
     a.send(b, parcel(1))

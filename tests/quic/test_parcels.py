@@ -199,8 +199,7 @@ async def test_a_flooder_is_cut_off(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_slow_parcels_are_stopped_and_their_slots_free_again(net: Net) -> None:
-    """S-12."""
+async def test_s12_slow_parcels_are_stopped_and_their_slots_free_again(net: Net) -> None:
     a, b = await net.pair()
     engine = a.link(b)._engine
     for _ in range(INCOMING_PARCELS_MAX):
@@ -292,8 +291,7 @@ async def test_ending_the_control_stream_ends_the_link(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_a_peer_that_reads_nothing_costs_at_most_the_queue(net: Net) -> None:
-    """S-13."""
+async def test_s13_a_peer_that_reads_nothing_costs_at_most_the_queue(net: Net) -> None:
     a, b = await net.pair()
     engine = b.link(a)._engine
     engine._write_connection_limits = lambda *_args, **_named: None  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from ipaddress import ip_address
+from itertools import count
 
 import pytest
 import trio
@@ -12,9 +13,15 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import encode_quic_version_negotiation, pull_quic_header
 
 from p2pstream.identity import Address, NodeKey
-from p2pstream.net import tls
-from p2pstream.net.doorman import HALF_OPEN_MAX, HANDSHAKES_BURST, IPV4_CONNECTIONS_MAX
-from tests.quic.virtual import Net, Node, in_virtual_time
+from p2pstream.net import doorman, tls
+from p2pstream.net.doorman import (
+    HALF_OPEN_CALM,
+    HALF_OPEN_MAX,
+    HANDSHAKES_BURST,
+    IPV4_CONNECTIONS_MAX,
+)
+from p2pstream.net.fast import FastEngine
+from tests.quic.virtual import Net, Node, in_virtual_time, parcel
 
 STRANGER = ("10.0.0.66", 666)
 V1 = b"\x00\x00\x00\x01"
@@ -62,8 +69,7 @@ async def answers(net: Net, node: Node, data: bytes, source: Address = STRANGER)
     ],
 )
 @in_virtual_time
-async def test_nonsense_is_not_answered_and_costs_no_state(net: Net, data: bytes) -> None:
-    """S-02, S-03."""
+async def test_s02_s03_nonsense_is_not_answered_and_costs_no_state(net: Net, data: bytes) -> None:
     a = await net.node(1)
     assert await answers(net, a, data) == []
     assert a.open == 0
@@ -72,8 +78,7 @@ async def test_nonsense_is_not_answered_and_costs_no_state(net: Net, data: bytes
 
 @pytest.mark.parametrize("version", [b"\x6b\x33\x43\xcf", b"\xff\x00\x00\x1d"])
 @in_virtual_time
-async def test_another_version_of_quic_is_told_ours(net: Net, version: bytes) -> None:
-    """I-09."""
+async def test_i09_another_version_of_quic_is_told_ours(net: Net, version: bytes) -> None:
     a = await net.node(1)
     (answer,) = await answers(net, a, padded(version))
     header = pull_quic_header(Buffer(data=answer))
@@ -84,8 +89,7 @@ async def test_another_version_of_quic_is_told_ours(net: Net, version: bytes) ->
 
 
 @in_virtual_time
-async def test_two_nodes_never_loop_over_version_negotiation(net: Net) -> None:
-    """S-03."""
+async def test_s03_two_nodes_never_loop_over_version_negotiation(net: Net) -> None:
     a, b = await net.node(1), await net.node(2)
     packets = net.packets
     spoof = encode_quic_version_negotiation(
@@ -98,8 +102,8 @@ async def test_two_nodes_never_loop_over_version_negotiation(net: Net) -> None:
 
 
 @in_virtual_time
-async def test_a_stranger_gets_at_most_three_times_what_it_sent(net: Net) -> None:
-    """S-04: it never answers, so its address may be somebody else's."""
+async def test_s04_a_stranger_gets_at_most_three_times_what_it_sent(net: Net) -> None:
+    """It never answers, so its address may be somebody else's."""
     a = await net.node(1)
     data = initial()
     net.sent = []
@@ -127,19 +131,92 @@ async def test_random_datagrams_harm_nobody(net: Net) -> None:
     assert a.open == a.links == b.links == 1
 
 
+def retries(net: Net, node: Node) -> list[bytes]:
+    """The Retry packets that `node` has sent since `net.sent` began."""
+    assert net.sent is not None
+    source = node.carrier.address
+    return [data for sender, _, data in net.sent if sender == source and data[0] >> 4 == 0xF]
+
+
 @in_virtual_time
-async def test_half_open_connections_are_limited(net: Net) -> None:
+async def test_s01_half_open_connections_are_limited(net: Net) -> None:
     a, b = await net.node(1), await net.node(2)
+    net.sent = []
     for number in range(HALF_OPEN_MAX + 30):
         net.transmit((f"10.1.0.{number}", 5), a.carrier.address, initial(number + 10))
     await trio.sleep(0.5)
-    assert a.open == HALF_OPEN_MAX
-    assert a.carrier.counters.endpoint.refused == 30
+    assert a.open == HALF_OPEN_CALM
+    asked = HALF_OPEN_MAX + 30 - HALF_OPEN_CALM
+    assert a.carrier.counters.endpoint.retries == len(retries(net, a)) == asked
+    assert all(len(data) < 1200 / 10 for data in retries(net, a))
     await trio.sleep(6)
     assert a.open == 0
     b.dial(a)
     await trio.sleep(1)
     assert a.links == 1
+
+
+@in_virtual_time
+async def test_s01_an_honest_node_gets_in_through_a_flood(net: Net) -> None:
+    """It answers the Retry, which nobody can who only pretends to be somewhere."""
+    a, b = await net.node(1), await net.node(2)
+
+    async def flood() -> None:
+        for number in count(10):
+            net.transmit((f"10.1.{number % 250}.1", 5), a.carrier.address, initial(number % 100))
+            await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        await trio.sleep(1)
+        assert a.open == HALF_OPEN_CALM
+        net.sent = []
+        b.dial(a)
+        await trio.sleep(0.2)
+        assert a.links == b.links == 1
+        assert any(
+            target == b.carrier.address for _, target, data in net.sent if data[0] >> 4 == 0xF
+        )
+        nursery.cancel_scope.cancel()
+    b.send(a, parcel(1))
+    await trio.sleep(1)
+    assert a.numbers == [1]
+
+
+@in_virtual_time
+async def test_s01_proven_strangers_are_limited_too(net: Net) -> None:
+    """Nodes that are where they say they are, and then say no more."""
+
+    class Mute(FastEngine):
+        def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+            pass
+
+    a = await net.node(1)
+    for number in range(HALF_OPEN_MAX + 10):
+        node = await net.node(1000 + number, ip=f"10.2.0.{number}", engine=Mute)
+        node.dial(a)
+    await trio.sleep(2)
+    assert a.open == HALF_OPEN_MAX
+    assert a.carrier.counters.endpoint.refused >= 10
+    await trio.sleep(6)
+    assert a.open == 0
+
+
+@in_virtual_time
+async def test_s01_a_token_brought_from_elsewhere_is_not_answered(net: Net) -> None:
+    a = await net.node(1)
+    a.carrier._endpoint._doorman.half_open = HALF_OPEN_CALM
+    client = QuicConnection(
+        configuration=tls.configuration(NodeKey((9).to_bytes(32)), dialling=True)
+    )
+    client.connect(a.carrier.address, now=0.0)
+    (retry,) = await answers(net, a, client.datagrams_to_send(0.0)[0][0])
+    client.receive_datagram(retry, a.carrier.address, 0.2)
+    again = client.datagrams_to_send(0.2)[0][0]
+    assert await answers(net, a, again, source=("10.0.0.67", 666)) == []
+    assert a.open == 0
+    assert await answers(net, a, again) != []
+    assert a.open == 1
 
 
 @in_virtual_time
@@ -150,13 +227,58 @@ async def test_one_public_address_may_knock_only_so_often(net: Net) -> None:
         net.transmit(("5.6.7.8", 1000 + number), a.carrier.address, initial(number + 10))
     await trio.sleep(0.5)
     assert a.open == min(HANDSHAKES_BURST, IPV4_CONNECTIONS_MAX[32])
-    assert a.carrier.counters.endpoint.refused == 5
+    assert a.carrier.counters.endpoint.retries == 5
 
 
 @in_virtual_time
-async def test_one_public_network_has_only_so_many_connections(net: Net) -> None:
+async def test_one_public_network_has_only_so_many_connections(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorman, "HALF_OPEN_CALM", HALF_OPEN_MAX)
     a = await net.node(1)
     for number in range(40):
         net.transmit((f"5.6.7.{number}", 1000), a.carrier.address, initial(number + 10))
     await trio.sleep(0.5)
     assert a.open == IPV4_CONNECTIONS_MAX[24]
+    assert a.carrier.counters.endpoint.retries == 40 - IPV4_CONNECTIONS_MAX[24]
+
+
+@in_virtual_time
+async def test_s03_a_version_negotiation_of_a_stranger_stops_no_dial(net: Net) -> None:
+    """Neither one that guesses, nor one that reads along and names the version that was asked."""
+    a, b = await net.node(1), await net.node(2)
+    net.sent = []
+    a.dial(b)
+    await trio.sleep(0.001)
+    (_, _, asked), *_ = net.sent
+    header = pull_quic_header(Buffer(data=asked))
+    for source, target, versions in (
+        (header.destination_cid, b"guessed!", [0x6B3343CF]),
+        (b"guessed!", header.source_cid, [0x6B3343CF]),
+        (header.destination_cid, header.source_cid, [1, 0x6B3343CF]),
+    ):
+        spoof = encode_quic_version_negotiation(
+            source_cid=source, destination_cid=target, supported_versions=versions
+        )
+        net.transmit(b.carrier.address, a.carrier.address, spoof)
+    await trio.sleep(1)
+    assert a.links == b.links == 1
+
+
+@in_virtual_time
+async def test_i09_a_server_that_speaks_only_other_versions_is_given_up_at_once(net: Net) -> None:
+    a, b = await net.node(1), Node(2)
+    net.sent = []
+    a.dial(b, STRANGER)
+    await trio.sleep(0.001)
+    (source, _, asked), *_ = net.sent
+    header = pull_quic_header(Buffer(data=asked))
+    answer = encode_quic_version_negotiation(
+        source_cid=header.destination_cid,
+        destination_cid=header.source_cid,
+        supported_versions=[0x6B3343CF],
+    )
+    net.transmit(STRANGER, source, answer)
+    await trio.sleep(0.5)
+    assert a.downs == ["protocol_error"]
+    assert a.open == 0

@@ -66,12 +66,17 @@ class Say(Message, tag=40, frozen=True):
 
 
 class Net(trio.abc.SocketFactory):
-    """One-way delay in seconds, loss 0..1, rate in bytes per second and its queue in bytes."""
+    """One-way delay in seconds, loss 0..1, rate in bytes per second and its queue in bytes.
+
+    Late by up to `jitter_s` at random, datagrams overtake each other. Longer ones than `mtu`, with
+    headers of IPv4 and UDP, are lost.
+    """
 
     def __init__(self, nursery: trio.Nursery, *, seed: int = 1) -> None:
         self.delay_s = 0.02
         self.jitter_s = 0.0
         self.loss = 0.0
+        self.mtu = 1500
         self.rate = math.inf
         self.queue_bytes = 128 * 1024
         self.cut: Callable[[str, str], bool] = lambda _source, _target: False
@@ -84,6 +89,8 @@ class Net(trio.abc.SocketFactory):
         self._rng = random.Random(seed)
         self._sockets: dict[Address, VirtualSocket] = {}
         self._busy_until: dict[str, float] = {}
+        self._outside: dict[Address, Address] = {}  # Where a NAT makes a socket appear.
+        self._inside: dict[Address, Address] = {}  # The other way.
         self._heap: list[tuple[float, int, Address, bytes, Address]] = []
         self._order = count()
         self._nap: trio.CancelScope | None = None
@@ -91,9 +98,16 @@ class Net(trio.abc.SocketFactory):
     def socket(self, family: int = 0, type: int = 0, proto: int = 0) -> VirtualSocket:  # noqa: A002, ARG002  # trio's names.
         return self.kind(self)
 
-    async def node(self, number: int, *, ip: str = "", engine: type[Engine] | None = None) -> Node:
+    async def node(
+        self,
+        number: int,
+        *,
+        ip: str = "",
+        engine: type[Engine] | None = None,
+        yields: bool = False,
+    ) -> Node:
         """A node that is running, at 10.0.0.`number` or `ip`."""
-        node = Node(number, ip=ip, engine=engine or self.engines[number % 2])
+        node = Node(number, ip=ip, engine=engine or self.engines[number % 2], yields=yields)
         await self._nursery.start(node.carrier.run)
         return node
 
@@ -104,6 +118,13 @@ class Net(trio.abc.SocketFactory):
         await trio.sleep(1)
         assert a.links == b.links == 1
         return a, b
+
+    def move(self, node: Node, address: Address) -> None:
+        """From now on a NAT makes `node` appear at `address`, and nowhere else."""
+        inside = node.carrier.address
+        self._inside.pop(self._outside.get(inside, inside), None)
+        self._outside[inside] = address
+        self._inside[address] = inside
 
     async def carry(self) -> None:
         """Deliver packets when they are due, for ever."""
@@ -118,8 +139,11 @@ class Net(trio.abc.SocketFactory):
         if self.refusal is not None:
             raise self.refusal
         self.packets += 1
+        source = self._outside.get(source, source)
         if self.sent is not None:
             self.sent.append((source, target, data))
+        if len(data) > self.mtu - 28:
+            return
         now = trio.current_time()
         start = max(now, self._busy_until.get(source[0], 0.0))
         if (start - now) * self.rate > self.queue_bytes if self.rate < math.inf else False:
@@ -149,7 +173,10 @@ class Net(trio.abc.SocketFactory):
             if not self._heap or self._heap[0][0] > now:
                 return
             _, _, source, data, target = heapq.heappop(self._heap)
-            if (socket := self._sockets.get(target)) is not None:
+            if target in self._outside:
+                continue
+            inside = self._inside.get(target, target)
+            if (socket := self._sockets.get(inside)) is not None:
                 socket.push(data, source)
         raise AssertionError("livelock: time does not pass")
 
@@ -212,13 +239,25 @@ class PlainSocket(VirtualSocket):
 class Node:
     """A carrier and all that it was told."""
 
-    def __init__(self, number: int, *, ip: str = "", engine: type[Engine] = FastEngine) -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        ip: str = "",
+        engine: type[Engine] = FastEngine,
+        yields: bool = False,
+    ) -> None:
         self.key = NodeKey(number.to_bytes(32))
         self.id = self.key.node_id
         self.heard: list[tuple[NodeId, Happening]] = []
         self.on_heard: Callable[[NodeId, Happening], None] = lambda _peer, _happening: None
         self.carrier = QuicCarrier(
-            self.key, [Say], self._deliver, host=ip or f"10.0.0.{number}", engine=engine
+            self.key,
+            [Say],
+            self._deliver,
+            host=ip or f"10.0.0.{number}",
+            engine=engine,
+            yields=yields,
         )
 
     def dial(self, other: Node, *addresses: Address, expected: NodeId | None = None) -> None:

@@ -20,6 +20,7 @@ from p2pstream.stream.epoch import (
     parse,
 )
 from tests.stream.made import EPOCH, NOW_MS, OTHER, ROOT, SIGNER
+from tests.suites import naughty_strings, needs
 
 
 def signed(
@@ -119,3 +120,11 @@ def test_any_title_becomes_one_that_may_travel(title: str) -> None:
     assert parse(epoch.raw) == epoch
     assert len(epoch.raw) <= CERTIFICATE_BYTES_MAX
     assert epoch.title.isprintable()
+
+
+@needs("blns")
+def test_naughty_strings_become_titles() -> None:
+    for text in naughty_strings():
+        epoch = certify(ROOT, 1, SIGNER.public, now_ms=NOW_MS, bitrate_max=1, title=text)
+        assert parse(epoch.raw) == epoch
+        assert epoch.title.isprintable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +13,9 @@ from hypothesis import strategies as st
 
 from p2pstream.stream.chunk import PIECES_MAX
 from p2pstream.stream.merkle import PROOF_HASHES_MAX, Tree, leaf_hash, proves
+from tests.suites import SUITES, needs
 
-SHARED = Path(os.environ.get("P2PSTREAM_SHARED", Path(__file__).parents[3] / "shared"))
-VECTORS = SHARED / "suites" / "merkle-rfc6962" / "testdata"
+VECTORS = SUITES / "merkle-rfc6962" / "testdata"
 PROOFS = sorted([*VECTORS.glob("inclusion/**/*.json")])
 
 leaves = st.lists(st.binary(max_size=8), min_size=1, max_size=40)
@@ -32,7 +31,7 @@ def recursive(leaves: list[bytes]) -> bytes:
     return sha256(b"\1" + recursive(leaves[:split]) + recursive(leaves[split:])).digest()
 
 
-@pytest.mark.skipif(not PROOFS, reason=f"no {VECTORS}: set P2PSTREAM_SHARED")
+@needs("merkle-rfc6962")
 @pytest.mark.parametrize("path", PROOFS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_h08_outside_vectors(path: Path) -> None:
     case = json.loads(path.read_text())

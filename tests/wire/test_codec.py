@@ -6,10 +6,8 @@ C-01 to C-06 and C-09 of the security test catalogue, over every message that no
 from __future__ import annotations
 
 import json
-import os
 import time
 import tracemalloc
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgpack
@@ -20,10 +18,10 @@ from msgspec import Meta
 
 from p2pstream.errors import BadMessage
 from p2pstream.wire.codec import ITEMS_MAX, MESSAGE_BYTES_MAX, U8, U16, U32, U53, Codec, Message
+from tests.suites import SUITES, needs
 from tests.wire.every import CLASSES, CODEC, EXAMPLES, largest, messages
 
-SHARED = Path(os.environ.get("P2PSTREAM_SHARED", Path(__file__).parents[3] / "shared"))
-SUITE = SHARED / "suites" / "msgpack-test-suite" / "msgpack-test-suite.json"
+SUITE = SUITES / "msgpack-test-suite" / "msgpack-test-suite.json"
 
 STREAM = bytes(range(32))
 
@@ -301,7 +299,7 @@ def encodings() -> list[Any]:
     ]
 
 
-@pytest.mark.skipif(not SUITE.exists(), reason=f"no {SUITE}: set P2PSTREAM_SHARED")
+@needs("msgpack-test-suite")
 @pytest.mark.parametrize(("opening", "case"), encodings())
 def test_c03_of_all_encodings_of_a_value_one_is_accepted(
     opening: str, case: dict[str, Any]

@@ -1,0 +1,291 @@
+"""Nodes on real sockets, each in a process of its own, that say what their work cost.
+
+`python -m p2pstream.bench.processes ROLE SETUP` prints one JSON object a line. A source and its
+sinks share a process, `around`, with the relay that is measured between them in another: so the
+source knows what has arrived, and sends as fast as the relay can. Datagrams are as long as on the
+internet, whatever the loopback would carry.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import cache
+from math import inf
+from time import time  # noqa: TID251  # Hands read the clock.
+from typing import Any
+
+import msgspec
+import trio
+
+from p2pstream.bench.others import OTHERS
+from p2pstream.bench.telling import HOST, LINK_S, Setup, cost, line, say, since
+from p2pstream.core import Dial, Happening, LinkUp, Parcel, Send
+from p2pstream.dht.messages import DHT_MESSAGES
+from p2pstream.identity import NodeId, NodeKey, StreamKey, secret_bytes
+from p2pstream.net.carrier import DIAL_S, QuicCarrier
+from p2pstream.net.engine import Engine
+from p2pstream.net.fast import BEST_ENGINE
+from p2pstream.node.node import Node
+from p2pstream.stream import head as heads
+from p2pstream.stream.chunk import HASH_BYTES as INIT_HASH_BYTES
+from p2pstream.stream.chunk import PIECE_BYTES, TICKS_PER_S
+from p2pstream.stream.chunker import Chunker, Signed
+from p2pstream.stream.epoch import Epoch, certify
+from p2pstream.swarm import messages as m
+from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
+from p2pstream.swarm.protocol import SEED_COPIES, Config, Swarm
+from p2pstream.wire.codec import Message
+
+# Under way from a source: enough for the window of a local link, and less than what makes a swarm
+# stop pushing to a child (`giver.BACKLOG_S`).
+UNDER_WAY_BYTES = 512 * 1024
+STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): what came counts.
+CHUNK_S = 0.2  # Of media, as the broadcaster cuts it.
+MAP_S = 1.0  # As `swarm.protocol.UPKEEP_S`.
+TICK_S = 2e-3
+ROOT, SIGNER = StreamKey(b"root" * 8), StreamKey(b"sign" * 8)
+STREAM = ROOT.stream_id
+ALL = (1 << SUBSTREAMS) - 1
+
+ENGINES: dict[str, type[Engine]] = {"stock": Engine, "fast": BEST_ENGINE}
+
+
+async def receive(setup: Setup) -> None:
+    """A node that takes what it is sent."""
+    async with trio.open_nursery() as nursery:
+        sink = await _peer(nursery, setup.engine, Role.VIEWER)
+        say(sink.place)
+        with trio.fail_after(LINK_S):
+            await sink.wait(lambda: sink.got > 0)
+        began, sink.goal = cost(), setup.bytes
+        before = 0
+        while before < sink.got < sink.goal:
+            before = sink.got
+            with trio.move_on_after(STALL_S):
+                await sink.wait(lambda: sink.got >= sink.goal)
+        say(since(began, sink.got))
+        await line()
+        nursery.cancel_scope.cancel()
+
+
+async def send(setup: Setup) -> None:
+    """A node that sends pieces to another."""
+    async with trio.open_nursery() as nursery:
+        source = await _peer(nursery, setup.engine, Role.ORIGIN)
+        await source.dial(setup.peer)
+        began = cost()
+        sent = await _stream(source, setup, lambda sent: sent - source.backlog)
+        say(since(began, sent))
+        await line()
+        nursery.cancel_scope.cancel()
+
+
+async def around(setup: Setup) -> None:
+    """A source and several sinks, on both sides of a relay."""
+    async with trio.open_nursery() as nursery:
+        source = await _peer(nursery, "fast", Role.ORIGIN)
+        sinks = [await _peer(nursery, "fast", Role.VIEWER) for _ in range(setup.sinks)]
+        for one in [*sinks, source]:
+            await one.dial(setup.peer)
+            if setup.whole:
+                nursery.start_soon(one.join)
+        if setup.whole:
+            with trio.fail_after(LINK_S):
+                await source.wait(lambda: source.subscribed == ALL)
+        say({})
+        await line()
+        sent = await _stream(source, setup, lambda _: min(sink.got for sink in sinks))
+        say({"bytes": sent, "arrived": sum(sink.got for sink in sinks)})
+        await line()
+        nursery.cancel_scope.cancel()
+
+
+async def relay(setup: Setup) -> None:
+    """A node that passes on what it gets; says what it has cost so far whenever it is asked."""
+    async with trio.open_nursery() as nursery:
+        if setup.whole:
+            say(await _whole(nursery))
+        else:
+            peer = await _peer(nursery, setup.engine, Role.SEED)
+            peer.passes_on = True
+            say(peer.place)
+        began = cost()
+        while await line():
+            say(since(began, 0))
+        nursery.cancel_scope.cancel()
+
+
+async def _whole(nursery: trio.Nursery) -> dict[str, Any]:
+    """All that `p2pstream seed` runs for a stream: carrier, DHT and swarm."""
+    node = Node(NodeKey(secret_bytes()), host=HOST, allow_private=True)
+    await nursery.start(node.run)
+    swarm = Swarm(
+        STREAM, node.node_id, Role.SEED, roads=node.carrier, rng=node.rng, wall=node.wall,
+        config=Config(copies=SEED_COPIES),
+    )  # fmt: skip
+    node.add_swarm(swarm, lambda _: None)
+    return _place(node.node_id, node.carrier)
+
+
+async def _stream(source: _Peer, setup: Setup, arrived: Callable[[int], int]) -> int:
+    """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes."""
+    piece = _pieces(setup)
+    sent, start_at = 0, trio.current_time()
+    last, moved_at = 0, start_at
+    while True:
+        now = trio.current_time()
+        due = min((now - start_at) * setup.bits_per_s / 8 or inf, setup.bytes or inf)
+        came = arrived(sent)
+        if came > last:
+            last, moved_at = came, now
+        over = now - start_at >= setup.seconds or (setup.bytes and sent >= setup.bytes)
+        if (over and came >= sent) or now - moved_at > STALL_S:
+            return came
+        while not over and sent < due and sent - came < UNDER_WAY_BYTES:
+            source.give(piece(sent // PIECE_BYTES))
+            sent += PIECE_BYTES
+        await trio.sleep(TICK_S)
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A carrier and what it heard, without a swarm: it says what a partner must, and no more."""
+
+    carrier: QuicCarrier
+    role: Role
+    linked: list[NodeId] = field(default_factory=list)
+    got: int = 0
+    goal: int = 1  # Nobody is woken before so many bytes have come.
+    subscribed: int = 0
+    passes_on: bool = False
+    _news: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return _place(self.carrier.node_id, self.carrier)
+
+    @property
+    def backlog(self) -> int:
+        return sum(self.carrier.backlog(peer) for peer in self.linked)
+
+    async def dial(self, peer: tuple[str, int]) -> None:
+        with trio.fail_after(LINK_S):
+            while not self.linked:  # A starved machine may need more than one try.
+                self.carrier.perform(Dial(NodeId(bytes.fromhex(peer[0])), ((HOST, peer[1]),)))
+                with trio.move_on_after(DIAL_S + 0.5):
+                    await self.wait(lambda: bool(self.linked))
+        await trio.sleep(0.1)  # For datagrams to find their length.
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._news = trio.Event()
+            await self._news.wait()
+
+    async def join(self) -> None:
+        """Trade in the stream: say so, and once a second what we hold, which is nothing."""
+        if self.role is Role.ORIGIN:
+            # With a head: without one nobody knows what there is to subscribe to.
+            head = _signed(Chunker(SIGNER, _epoch(), first_seq=0), bytes(PIECE_BYTES)).head
+            self._say(m.Join(STREAM, int(self.role), _epoch().raw, head.raw))
+            hops, slots = 0, SUBSTREAMS
+        else:
+            self._say(m.Join(STREAM, int(self.role), b"", b""))
+            self._say(m.Subscribe(STREAM, 0, ALL, 0))
+            hops, slots = NO_HOPS, 0
+        word = m.Map(STREAM, 0, 0, (), 0, bytes([hops]) * SUBSTREAMS, (b"",) * SUBSTREAMS, slots)
+        while True:
+            self._say(word)
+            await trio.sleep(MAP_S)
+
+    def give(self, parcel: Parcel) -> None:
+        for peer in self.linked:
+            self.carrier.perform(Send(peer, parcel))
+
+    def hear(self, peer: NodeId, happening: Happening) -> None:
+        match happening:
+            case Parcel():
+                self.got += len(happening.body)
+                if self.got >= self.goal:
+                    self._news.set()
+                if self.passes_on:
+                    for other in self.linked:
+                        if other != peer:
+                            self.carrier.perform(Send(other, happening))
+            case LinkUp():
+                self.linked.append(peer)
+                self._news.set()
+            case m.Subscribe():
+                self.subscribed |= happening.substreams
+                self._news.set()
+
+    def _say(self, message: Message) -> None:
+        for peer in self.linked:
+            self.carrier.perform(Send(peer, message))
+
+
+async def _peer(nursery: trio.Nursery, engine: str, role: Role) -> _Peer:
+    def hear(node: NodeId, happening: Happening) -> None:
+        peer.hear(node, happening)
+
+    carrier = QuicCarrier(
+        NodeKey(secret_bytes()), (*DHT_MESSAGES, *m.SWARM_MESSAGES), hear,
+        host=HOST, engine=ENGINES[engine],
+    )  # fmt: skip
+    peer = _Peer(carrier, role)
+    await nursery.start(carrier.run)
+    return peer
+
+
+def _place(node: NodeId, carrier: QuicCarrier) -> dict[str, Any]:
+    return {"peer": (node.hex(), carrier.address[1])}
+
+
+def _pieces(setup: Setup) -> Callable[[int], Parcel]:
+    """Pieces by number, signed chunk by chunk as they are asked for; the first brings the head."""
+    per_chunk = max(1, round((setup.bits_per_s or 6e6) / 8 * CHUNK_S / PIECE_BYTES))
+    chunker = Chunker(SIGNER, _epoch(), first_seq=2)  # The head of 0 is known: no fork.
+    data = random.Random(1).randbytes(per_chunk * PIECE_BYTES)  # noqa: S311  # Not a secret.
+    parcels: list[Parcel] = []
+
+    def piece(number: int) -> Parcel:
+        index = number % per_chunk
+        if not index:
+            signed = _signed(chunker, data)
+            raw = signed.head.raw
+            parcels[:] = [
+                Parcel(
+                    m.Piece(STREAM, signed.head.seq, 0, at, 0, raw if not at else b"",
+                            b"".join(one.proof)),
+                    one.data,
+                )
+                for at, one in enumerate(signed.pieces[0])
+            ]  # fmt: skip
+        return parcels[index]
+
+    return piece
+
+
+def _signed(chunker: Chunker, data: bytes) -> Signed:
+    return chunker.sign(
+        {0: (bytes(INIT_HASH_BYTES), data)},
+        captured_ms=int(time() * 1000), pts=0, duration=TICKS_PER_S // 5, flags=heads.KEY,
+    )  # fmt: skip
+
+
+@cache
+def _epoch() -> Epoch:
+    now_ms = int(time() * 1000)
+    return certify(ROOT, 1, SIGNER.public, now_ms=now_ms, bitrate_max=2**32 - 1, title="bench")
+
+
+ROLES: dict[str, Callable[[Setup], Awaitable[None]]] = {
+    "receive": receive, "send": send, "around": around, "relay": relay, **OTHERS,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    Engine.jumbo = False
+    name, setting = sys.argv[1:]
+    trio.run(ROLES[name], msgspec.json.decode(setting, type=Setup))
