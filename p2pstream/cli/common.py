@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -153,6 +154,16 @@ def advertised(text: str | None) -> Address | None:
         return parse_address(text)
     except ValueError:
         raise click.BadParameter("it is written IP:PORT, say 203.0.113.7:7440") from None
+
+
+def free_port(host: str, wanted: int) -> int:
+    """`wanted` if nobody has it, or else any."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.bind((host, wanted))
+        except OSError:
+            return 0
+    return wanted
 
 
 def cpu_s() -> float:

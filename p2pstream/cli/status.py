@@ -35,7 +35,11 @@ def command(as_json: bool) -> None:
 
 
 def _table(node: dict[str, Any]) -> Any:
-    from p2pstream.cli import broadcast, seed, watch  # noqa: PLC0415  # Each shows its own.
+    from p2pstream.cli import broadcasting, seeding, watching  # noqa: PLC0415  # Each its own.
 
-    tables = {"watch": watch.table, "broadcast": broadcast.table, "seed": seed.table}
+    tables = {
+        "watch": watching.table,
+        "broadcast": broadcasting.table,
+        "seed": seeding.table,
+    }
     return tables[node["command"]](node)

@@ -24,6 +24,7 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicReceiveContext,
 )
+from aioquic.quic.crypto import CryptoPair, apply_key_phase, next_key_phase
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicHeader, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
@@ -323,7 +324,8 @@ class Engine(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        # aioquic makes the context itself, so this is the only way to a subclass of it.
+        # aioquic makes both itself, so this is the only way to subclasses of them.
+        self._cryptos[tls.Epoch.ONE_RTT].__class__ = _Keys
         self.tls.__class__ = _Tls
         self.tls._signature_algorithms = [tls.SignatureAlgorithm.ED25519]
         # One group: aioquic makes a key pair for each it offers, -25 % of a handshake's CPU.
@@ -383,6 +385,34 @@ class Engine(QuicConnection):
             super()._write_stream_limits(builder, space, stream)
         finally:
             stream.receiver.highest_offset = highest
+
+
+class _Keys(CryptoPair):
+    """Goes on reading with the old keys until the peer writes with the new ones (RFC 9001 6.1).
+
+    aioquic's own drops them when it begins an update. A peer that moves just then never hears of
+    the update, and cannot say where it is now: whatever it writes is unreadable.
+    """
+
+    @property
+    def key_phase(self) -> int:
+        """Of what is written."""
+        return self.send.key_phase ^ self._update_key_requested
+
+    def update_key(self) -> None:
+        """Begin an update with the next packet, unless the peer has yet to follow the last one."""
+        self._update_key_requested = not self._is_ahead
+
+    @property
+    def _is_ahead(self) -> bool:
+        return self.send.key_phase != self.recv.key_phase
+
+    def _update_key(self, trigger: str) -> None:
+        was_ahead, self._update_key_requested = self._is_ahead, False
+        if trigger == "remote_update":
+            apply_key_phase(self.recv, next_key_phase(self.recv), trigger)
+        if not was_ahead:
+            apply_key_phase(self.send, next_key_phase(self.send), trigger)
 
 
 class _Tls(tls.Context):

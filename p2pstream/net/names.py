@@ -60,6 +60,8 @@ ENGINE: Names = {
         "_write_stream_limits",
     ),
     "builder": ("_packet",),
+    "crypto": ("_update_key", "_update_key_requested", "key_phase", "recv", "send", "update_key"),
+    "context": ("key_phase",),
     "limit": ("sent", "used", "value"),
     "path": (
         "addr",
@@ -145,8 +147,7 @@ FAST: Names = {
         "sent_packets",
     ),
     "window": ("_received", "add"),
-    "crypto": ("_update_key", "_update_key_requested", "recv", "send"),
-    "context": ("aead", "hp", "key_phase"),
+    "context": ("aead", "hp"),
     "aead": ("_aead", "_iv"),
     "protection": ("_encryptor", "_is_chacha20", "_mask"),
     "stream": ("is_blocked", "is_finished", "max_stream_data_remote"),

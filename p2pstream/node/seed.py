@@ -14,10 +14,10 @@ from p2pstream import __version__
 from p2pstream.identity import NodeId, StreamId
 from p2pstream.node.node import Node
 from p2pstream.node.report import Reporter
+from p2pstream.swarm.defaults import SEED_STREAMS_MAX
 from p2pstream.swarm.messages import Join, Role
 from p2pstream.swarm.protocol import SEED_COPIES, Config, Swarm
 
-STREAMS_MAX = 8  # Wild guess: 64 MiB of window each at the very most.
 LONELY_S = 60.0  # A stream without partners this long is left.
 LOOK_S = 5.0
 
@@ -28,7 +28,7 @@ class Seed:
 
     node: Node
     copies: float = SEED_COPIES
-    streams_max: int = STREAMS_MAX
+    streams_max: int = SEED_STREAMS_MAX
     reporters: dict[StreamId, Reporter] = field(default_factory=dict)
     started_at: float = 0.0
     _lonely_since: dict[StreamId, float] = field(default_factory=dict)

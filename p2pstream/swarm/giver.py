@@ -28,6 +28,7 @@ RELAX_S = 5.0  # After so long without one we may take another feed. Wild guess.
 RATE_MIN = 32 * 1024  # Bytes a second that the budget counts with before the rate is known.
 BUDGET_S = 2.0  # How much unused upload is saved up: newcomers ask for a second at once.
 ANSWERS_MAX = 64  # Pieces sent for one Want.
+HEADERS_MAX = 8  # Of pieces sent just now; a few rounds of children.
 PEERS_TOLD_MAX = 16  # In one message.
 
 
@@ -41,6 +42,7 @@ class Giver:
     _budget: float = 0.0  # Bytes.
     _budget_at: float = 0.0
     _relax_at: float = inf
+    _headers: dict[tuple[int, int, int, int, bool], m.Piece] = field(default_factory=dict)
 
     def forward(
         self, seq: int, rendition: int, index: int, hops: int, *,
@@ -182,13 +184,24 @@ class Giver:
         if hops is None:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
-        header = m.Piece(
-            mesh.stream, seq, rendition, index, min(hops, NO_HOPS - 1), raw, b"".join(piece.proof)
-        )
+        header = self._header(seq, rendition, index, min(hops, NO_HOPS - 1), raw, piece.proof)
         mesh.out.append(Send(partner.node, Parcel(header, piece.data), now + PIECE_LIFE_S))
         partner.account.given += len(piece.data)
         mesh.counters.given += len(piece.data)
         self._budget -= len(piece.data)
+
+    def _header(
+        self, seq: int, rendition: int, index: int, hops: int, raw: bytes, proof: tuple[bytes, ...]
+    ) -> m.Piece:
+        """The same object for one child after another, so that it is packed once."""
+        key = seq, rendition, index, hops, bool(raw)
+        if key not in self._headers:
+            if len(self._headers) >= HEADERS_MAX:
+                self._headers.clear()
+            self._headers[key] = m.Piece(
+                self.mesh.stream, seq, rendition, index, hops, raw, b"".join(proof)
+            )
+        return self._headers[key]
 
     def _may_answer(self, peer: NodeId, now: float) -> bool:
         """Whether the upload budget has room for a pull."""

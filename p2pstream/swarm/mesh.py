@@ -18,6 +18,7 @@ from p2pstream.playback.playout import Config as PlayoutConfig
 from p2pstream.stream.chunk import TICKS_PER_S, Init
 from p2pstream.stream.head import Head
 from p2pstream.stream.window import Window
+from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import NO_HOPS, Role
 from p2pstream.swarm.partners import PARTNERS_MAX, Partner
@@ -34,7 +35,7 @@ AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a 
 class Config:
     """copies: upload, in rates of the stream. rendition: the one the user insists on."""
 
-    copies: float = 4.0  # Wild guess for homes: 4 Mbit/s up at 1 Mbit/s.
+    copies: float = VIEWER_COPIES
     partners_max: int = PARTNERS_MAX
     rendition: int | None = None
     playout: PlayoutConfig = field(default_factory=PlayoutConfig)

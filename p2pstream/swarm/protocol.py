@@ -38,6 +38,7 @@ from p2pstream.stream.head import Head
 from p2pstream.stream.manifest import init_hash, pack_init, unpack_init
 from p2pstream.stream.merkle import HASH_BYTES
 from p2pstream.swarm import messages as m
+from p2pstream.swarm.defaults import ORIGIN_COPIES, SEED_COPIES
 from p2pstream.swarm.giver import MAP_CHUNKS, Giver
 from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
@@ -59,9 +60,6 @@ INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
 SETTLED_S = 1.0  # A partner this new may yet become a parent. With 5 s latecomers waited for 4 s.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
-
-ORIGIN_COPIES = 3.0  # The default: what a broadcaster pays for, whatever the audience.
-SEED_COPIES = 16.0  # Wild guess: a server with 100 Mbit/s carries 16 copies of 6 Mbit/s.
 
 
 # Effects besides those of core.py.

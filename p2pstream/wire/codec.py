@@ -39,11 +39,15 @@ class Codec:
         # By tag, not as one union: msgspec would work the union out anew for each message.
         self._classes = {cls.__struct_config__.tag: cls for cls in classes}
         assert len(self._classes) == len(classes), "two classes with one tag"
+        self._packed: tuple[Message | None, bytes] = None, b""
 
     def pack(self, message: Message) -> bytes:
         """The canonical encoding, at most `MESSAGE_BYTES_MAX` bytes."""
-        data = _pack(message)
-        assert len(data) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} is too long to send"
+        last, data = self._packed
+        if message is not last:  # The same often goes to one peer after another.
+            data = _pack(message)
+            assert len(data) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} is too long to send"
+            self._packed = message, data
         return data
 
     def unpack(self, data: bytes) -> Message:

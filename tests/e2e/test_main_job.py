@@ -28,7 +28,7 @@ from tests.e2e.stage import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-PLAY_S = seconds("PLAY", 5)
+PLAY_S = seconds("PLAY", 4)
 LAG_S_MAX = 2.0  # The issue's; measured: 1.2 s with two hops on an idle machine.
 HOPS = 2
 

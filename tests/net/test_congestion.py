@@ -75,7 +75,7 @@ def goodput(algorithm: str, seconds: float = 5.0, **settings: Any) -> float:
 
 
 def shares(
-    mine: str, theirs: str, *, yields: bool = False, seconds: float = 18.0, **settings: Any
+    mine: str, theirs: str, *, yields: bool = False, seconds: float = 13.0, **settings: Any
 ) -> tuple[float, float]:
     """What two bulk flows got of half of the link each, after five seconds."""
     bottleneck = link(**settings)

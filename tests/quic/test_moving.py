@@ -117,6 +117,31 @@ async def test_s16_a_path_change_forgets_what_was_learnt_of_the_old_path(net: Ne
     assert before.queue_s < 0.05, "a longer way is no queue"
 
 
+@pytest.mark.parametrize("mover", ["child", "parent"])
+@in_virtual_time
+async def test_s16_who_moves_while_keys_are_new_is_still_understood(net: Net, mover: str) -> None:
+    """It has not heard of the new keys, and says with the old ones where it is."""
+    parent, child = await net.pair()
+    stream = Stream(parent, child)
+    stays, moves = (parent, child) if mover == "child" else (child, parent)
+
+    async def move() -> None:
+        for times in range(1, 4):
+            await trio.sleep(1.7)
+            stays.link(moves)._engine.request_key_update()
+            net.move(moves, elsewhere(moves, times))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(move)
+        await stream.run(120)
+    assert sorted(stream.took) == list(range(120))
+    assert stays.link(moves).address == elsewhere(moves, 3)
+    keys: list[Any] = [end._engine._cryptos[Epoch.ONE_RTT]
+                       for end in (stays.link(moves), moves.link(stays))]  # fmt: skip
+    assert [pair.send.key_phase for pair in keys] == [1, 1], "updated three times"
+    assert [pair.recv.key_phase for pair in keys] == [1, 1]
+
+
 @in_virtual_time
 async def test_a_quiet_link_asks_ever_more_rarely(net: Net) -> None:
     a, b = await net.pair()

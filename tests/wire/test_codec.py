@@ -119,11 +119,20 @@ def test_c05_every_single_bit_counts(kind: type[Message]) -> None:
 @pytest.mark.parametrize("depth", [5, 1000, MESSAGE_BYTES_MAX, 10**6])
 @pytest.mark.parametrize("opening", [b"\x91", b"\xdc\x00\x01", b"\x81\xc0"])
 def test_c01_nesting_is_refused_at_once(depth: int, opening: bytes) -> None:
+    """Deeper costs no more: it is not even looked at."""
     data = opening * depth
-    began = time.thread_time()
-    with pytest.raises(BadMessage):
-        CODEC.unpack(data)
-    assert time.thread_time() - began < 0.05
+    assert refused_s(data) < 20 * refused_s(opening * 40) + 0.001
+
+
+def refused_s(data: bytes) -> float:
+    """The shortest of three times, so that a busy machine matters little."""
+    times = []
+    for _ in range(3):
+        began = time.thread_time()
+        with pytest.raises(BadMessage):
+            CODEC.unpack(data)
+        times.append(time.thread_time() - began)
+    return min(times)
 
 
 @pytest.mark.parametrize(
