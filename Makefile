@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-b
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e fuzz soak simulate determinism vectors clean
+.PHONY: help demo test check lint unit e2e fuzz soak simulate determinism tiers vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make soak     nodes under attack and in bad weather, for hours of virtual time"
 	@echo "make simulate run every scenario and compare with its accepted result"
 	@echo "make determinism  run 6 scenarios x 20 seeds twice: every seed must be the same run"
+	@echo "make tiers    compare the tiers of the simulator, into docs/SIMULATION.md"
 	@echo "make fuzz     feed every parser with what strangers might send, FUZZ_S seconds each (60)"
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
@@ -53,6 +54,10 @@ simulate: $(VENV)/.ready
 # The same seed in two processes with two hash seeds: the same run, to the bit. Takes long.
 determinism: $(VENV)/.ready
 	$(BIN)/python -m simulations.determinism
+
+# The tiers side by side, into docs/SIMULATION.md.
+tiers: $(VENV)/.ready-test
+	$(BIN)/python -m simulations.beside --write
 
 # What is found is kept in .cache/fuzz.
 FUZZ_S ?= 60

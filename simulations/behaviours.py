@@ -9,7 +9,7 @@ from p2pstream.dht.messages import CONTACTS_MAX, Nodes, Providers, WireContact
 from p2pstream.dht.table import Contact
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.messages import SUBSTREAMS
-from simulations.fabric.peer import Peer, Twist
+from simulations.fabric.host import Peer, Twist
 
 LIED_MASK = b"\xff"  # Eight pieces of every chunk.
 LIED_AHEAD = 3  # Chunks that nobody has yet.

@@ -24,11 +24,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """values: what the scenario's file says (`reading.load`). where: what to call it."""
+    """values: what the scenario's file says (`reading.load`). where: what to call it. tier: what a
+    node is made of (`tiers.py`).
+    """
 
     values: dict[str, Any]
     where: str
     seed: int
+    tier: str = "core"
 
 
 Work = Callable[[Cell], Row]

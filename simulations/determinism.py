@@ -1,4 +1,4 @@
-"""`python -m simulations.determinism [NAME ...] [--seeds 1-20]`: is a seed the same run anywhere?
+"""`python -m simulations.determinism [NAME ...] [--seeds 1-20] [--tier core]`: a seed, one run?
 
 What `make determinism` runs: each seed of each scenario twice, in two fresh processes with
 different hash seeds. Equal seeds must give equal trace hashes, different seeds different ones.
@@ -29,14 +29,10 @@ def main(*words: str) -> int:
         _tell_hashes(*words[1:])
         return 0
     told = list(words)
-    seeds = SEEDS
-    if "--seeds" in told:
-        at = told.index("--seeds")
-        seeds = told[at + 1]
-        del told[at : at + 2]
+    seeds, tier = _take(told, "--seeds", SEEDS), _take(told, "--tier", "core")
     wrong = 0
     for name in told or NAMES:
-        for problem in problems(name, seeds):
+        for problem in problems(name, seeds, tier):
             wrong += 1
             sys.stdout.write(f"{name:<16} {problem}\n")
         sys.stdout.write(f"{name:<16} done: seeds {seeds}\n")
@@ -44,10 +40,20 @@ def main(*words: str) -> int:
     return min(wrong, 100)
 
 
-def problems(name: str, seeds: str) -> Iterator[str]:
+def _take(words: list[str], option: str, otherwise: str) -> str:
+    """The value of an option, which is not among `words` any more then."""
+    if option not in words:
+        return otherwise
+    at = words.index(option)
+    value = words[at + 1]
+    del words[at : at + 2]
+    return value
+
+
+def problems(name: str, seeds: str, tier: str = "core") -> Iterator[str]:
     """What is wrong with the seeds of one scenario, a file or a name."""
     with ThreadPoolExecutor(len(HASH_SEEDS)) as pool:
-        one, other = pool.map(lambda hash_seed: hashes(name, seeds, hash_seed), HASH_SEEDS)
+        one, other = pool.map(lambda hash_seed: hashes(name, seeds, hash_seed, tier), HASH_SEEDS)
     for seed, trace in one.items():
         if other[seed] != trace:
             yield f"seed {seed}: {trace} in one process, {other[seed]} in another"
@@ -55,10 +61,10 @@ def problems(name: str, seeds: str) -> Iterator[str]:
         yield "two seeds have the same trace"
 
 
-def hashes(name: str, seeds: str, hash_seed: str) -> dict[int, str]:
+def hashes(name: str, seeds: str, hash_seed: str, tier: str) -> dict[int, str]:
     """The trace hash of each seed, from a fresh process with this PYTHONHASHSEED."""
     done = subprocess.run(  # noqa: S603  # This module itself.
-        [sys.executable, "-m", "simulations.determinism", "--here", name, seeds],
+        [sys.executable, "-m", "simulations.determinism", "--here", name, seeds, tier],
         cwd=ROOT, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONHASHSEED": hash_seed},
     )  # fmt: skip
@@ -66,10 +72,10 @@ def hashes(name: str, seeds: str, hash_seed: str) -> dict[int, str]:
     return {int(seed): trace for seed, trace in lines}
 
 
-def _tell_hashes(name: str, seeds: str) -> None:
+def _tell_hashes(name: str, seeds: str, tier: str) -> None:
     scenario = read(find(name))
     for seed in seeds_of(seeds):
-        sys.stdout.write(f"{seed} {run_one(scenario, seed).trace_hash}\n")
+        sys.stdout.write(f"{seed} {run_one(scenario, seed, tier=tier).trace_hash}\n")
 
 
 if __name__ == "__main__":

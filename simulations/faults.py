@@ -15,8 +15,8 @@ from simulations import laws
 from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Cut
 from simulations.fabric.dice import secret, throw
+from simulations.fabric.host import Peer
 from simulations.fabric.links import Rain, Storm
-from simulations.fabric.peer import Peer
 from simulations.scenario import (
     Bandwidth,
     BandwidthTrace,
@@ -139,16 +139,7 @@ class Faults:
     def _arrive_elsewhere(self, peer: Peer, migrates: bool) -> None:
         peer.away = False
         self.sim.population.move(peer)
-        for end in list(peer.carrier.links.values()):
-            if migrates:
-                end.delay_s = end.twin.delay_s = peer.delay_to(end.there)
-                peer.carrier.nat.out(end.address, now=self.world.now)
-            else:
-                self._later(IDLE_S, peer.carrier.idle, end)
-                self._later(IDLE_S, end.there.carrier.idle, end.twin)
-                self.sim.network.cuts.append(
-                    Cut(frozenset([peer.number]), frozenset([end.there.number]))
-                )
+        peer.carrier.moved(migrates=migrates)
 
     def _origin_crash(self, fault: OriginCrash, report: Report) -> None:
         self.sim.origin.stop()

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from p2pstream.errors import BadConfig
+from simulations import tiers
 from simulations.cells import Cell, Row
 from simulations.reading import make, nearest
 from simulations.runner import figure_names, interval
@@ -45,9 +46,11 @@ def points_of(axes: list[Axis]) -> list[Point]:
     return [dict(zip(keys, each, strict=True)) for each in product(*(a.values for a in axes))]
 
 
-def cells_of(values: dict[str, Any], where: str, axes: list[Axis], seeds: list[int]) -> list[Cell]:
+def cells_of(
+    values: dict[str, Any], where: str, axes: list[Axis], seeds: list[int], tier: str = "core"
+) -> list[Cell]:
     """All cells: the seeds of the first point, then those of the next. Each is a scenario that
-    makes sense. Raises `BadConfig`.
+    makes sense and that `tier` can do. Raises `BadConfig`.
     """
     points = points_of(axes)
     if not 1 <= len(points) * len(seeds) <= CELLS_MAX:
@@ -58,8 +61,8 @@ def cells_of(values: dict[str, Any], where: str, axes: list[Axis], seeds: list[i
         for key, value in point.items():
             put(changed, key, value)
         told = ", ".join(f"{key} = {value}" for key, value in point.items())
-        make(changed, f"{where} with {told}")
-        cells += [Cell(changed, where, seed) for seed in seeds]
+        tiers.check(tier, make(changed, f"{where} with {told}"))
+        cells += [Cell(changed, where, seed, tier) for seed in seeds]
     return cells
 
 

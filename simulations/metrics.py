@@ -19,7 +19,7 @@ from p2pstream.stream.chunk import PIECE_BYTES
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import EpochSeen, Play, Swarm
-from simulations.fabric.peer import Peer
+from simulations.fabric.host import Peer
 
 if TYPE_CHECKING:
     from simulations.simulation import Simulation

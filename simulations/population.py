@@ -12,12 +12,12 @@ from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import ORIGIN_COPIES, SEED_COPIES, Config, Swarm
 from simulations import laws
 from simulations.behaviours import twist_of
-from simulations.fabric.carrier import Carrier, Network
+from simulations.fabric.carrier import Network
 from simulations.fabric.clock import Clock
 from simulations.fabric.dice import die, secret, throw
+from simulations.fabric.host import Access, Peer, Watchers
 from simulations.fabric.links import Pipe, Rain, Storm, Weather
 from simulations.fabric.nat import Kind, Nat
-from simulations.fabric.peer import Peer, Watchers
 from simulations.fabric.world import World
 from simulations.rates import Rates
 from simulations.scenario import Group, Rate, Trace, Way
@@ -33,13 +33,14 @@ CGNAT_PORT, CGNAT_PORTS = 2048, 1984  # The first port, and how many each has: 3
 
 @dataclass(slots=True)
 class Population:
-    """Makes hosts, and knows how far they are from each other."""
+    """Makes hosts, and knows how far they are from each other. kind: what a node is made of."""
 
     world: World
     network: Network
     stream: StreamId
     watchers: Watchers
     make_swarm: Callable[[Peer], Swarm]
+    kind: type[Peer]
     groups: dict[str, Group]
     peers: list[Peer] = field(default_factory=list)
     rates: Rates = field(init=False)
@@ -56,14 +57,15 @@ class Population:
         rng = die(seed, name, "host")
         skew_s = group.clock_skew_s * (2 * throw(seed, name, "skew") - 1)
         drift = 1e-6 * group.clock_drift_ppm * (2 * throw(seed, name, "drift") - 1)
-        peer = Peer(
+        peer = self.kind(
             self.world, number, name, group.name, self._key(group, name),
             ROLES[group.role], self.stream, Clock(skew_s, drift),
             watchers=self.watchers, make_swarm=self.make_swarm,
         )  # fmt: skip
+        peer.config = _config(peer.role, group)
         peer.twist = twist_of(group.behaviour, peer, lambda: self.fellows(peer))
         peer.delay_to = lambda there: self._delay_s(peer, there)
-        peer.carrier = self._carrier(peer, group, rng)
+        peer.connect(self.network, self._access(peer, group, rng))
         self._places[number] = laws.place(group.rtt_ms, seed, name)
         self._connect(peer)
         self.peers.append(peer)
@@ -104,11 +106,6 @@ class Population:
             keys += [NodeKey(secret(self.world.seed, name, "key", nth)) for nth in more]
         return min(keys, key=lambda key: key.node_id ^ self.stream)
 
-    def swarm_config(self, peer: Peer) -> Config:
-        group = self.groups[peer.group]
-        copies = COPIES[peer.role] if group.copies is None else group.copies
-        return Config(copies=0.0 if group.behaviour == "free_rider" else copies)
-
     def up_kbps(self, peer: Peer) -> float:
         """What its group's law gives this host to send with."""
         return self._rate(peer, "up", self.groups[peer.group].up_kbps)
@@ -116,7 +113,7 @@ class Population:
     def _rate(self, peer: Peer, way: str, law: Rate) -> float:
         return laws.draw(law, throw(self.world.seed, peer.name.rstrip("'"), way))
 
-    def _carrier(self, peer: Peer, group: Group, rng: Random) -> Carrier:
+    def _access(self, peer: Peer, group: Group, rng: Random) -> Access:
         queue_bytes = int(group.queue_kb * 1000)
         up = Pipe(1000 * self._rate(peer, "up", group.up_kbps), queue_bytes)
         down_kbps = self._rate(peer, "down", group.down_kbps)
@@ -126,10 +123,7 @@ class Population:
             weather = Storm(group.loss, group.loss_burst)
         kind = self._nat_kind(peer, group)
         nat = self._nat(peer, group, kind)
-        return Carrier(
-            peer, self.network, nat, up, down, weather, group.jitter_ms / 1000,
-            group.duplicates, rng,
-        )  # fmt: skip
+        return Access(nat, up, down, weather, group.jitter_ms / 1000, group.duplicates, rng)
 
     def _nat(self, peer: Peer, group: Group, kind: Kind) -> Nat:
         nth = int(peer.name.rpartition("/")[2])
@@ -179,3 +173,8 @@ class Population:
             ]
             delay_s = self._delays[key] = sum(rtts) / 4
         return delay_s
+
+
+def _config(role: Role, group: Group) -> Config:
+    copies = COPIES[role] if group.copies is None else group.copies
+    return Config(copies=0.0 if group.behaviour == "free_rider" else copies)

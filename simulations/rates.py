@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from simulations.fabric.host import Peer
 from simulations.fabric.links import Pipe
-from simulations.fabric.peer import Peer
 from simulations.fabric.world import World
 from simulations.measured import Trace
 from simulations.scenario import Way

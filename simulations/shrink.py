@@ -30,6 +30,7 @@ class Shrinker:
     where: str
     seed: int
     told: Told
+    tier: str = "core"
     failure: str = ""
     runs: int = 0
     _known: dict[str, bool] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Shrinker:
             return []
         self.runs += 1
         try:
-            outcome = run_one(scenario, self.seed)
+            outcome = run_one(scenario, self.seed, tier=self.tier)
             failed = [verdict.name for verdict in outcome.verdicts if not verdict.passed]
         except AssertionError as error:  # A broken build: that is a failure like any other.
             failed = [type(error).__name__]

@@ -16,8 +16,9 @@ from simulations.checkers import Checker, Verdict, all_checkers, bounds
 from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Network
 from simulations.fabric.dice import die
+from simulations.fabric.host import Peer, Watchers
+from simulations.fabric.light import Light
 from simulations.fabric.nat import PORT
-from simulations.fabric.peer import Peer, Watchers
 from simulations.fabric.trace import Event
 from simulations.fabric.world import World
 from simulations.faults import Faults, Report
@@ -37,6 +38,7 @@ class Outcome:
 
     scenario: str
     seed: int
+    tier: str
     figures: dict[str, Any]
     by_class: dict[str, dict[str, Any]]
     verdicts: list[Verdict]
@@ -55,7 +57,10 @@ class Outcome:
 
 
 class Simulation:
-    """A scenario with its dice thrown."""
+    """A scenario with its dice thrown. Of the `core` tier; `quic.py` has another."""
+
+    tier = "core"
+    kind: type[Peer] = Light
 
     def __init__(
         self, scenario: Scenario, seed: int, *, checkers: list[Checker] | None = None
@@ -69,9 +74,12 @@ class Simulation:
         )  # fmt: skip
         self.checkers = all_checkers() if checkers is None else checkers
         self.metrics = Metrics(self)
-        watchers = Watchers(self._on_effect, self._on_parcel, self._on_arrived, self._on_convicted)
+        watchers = Watchers(
+            self.metrics.started, self._on_effect, self._on_parcel, self._on_arrived,
+            self._on_convicted,
+        )  # fmt: skip
         self.population = Population(
-            self.world, self.network, self.studio.stream, watchers, self._make_swarm,
+            self.world, self.network, self.studio.stream, watchers, self._make_swarm, self.kind,
             {group.name: group for group in scenario.groups},
         )  # fmt: skip
         self.publishing = 0
@@ -100,32 +108,38 @@ class Simulation:
     def run(self, progress: Progress | None = None) -> Outcome:
         """All phases."""
         began = process_time()
-        end = self.scenario.duration_s
         gc.collect()
         gc.freeze()  # Millions of small objects that all live: collecting them costs a third.
         gc.disable()
         try:
             with shared_verification() as verified:
-                at = 0.0
-                while at < end:
-                    at = min(end, at + 1.0)
-                    self.world.run_until(at)
-                    if int(at) % 10 == 0:
-                        gc.collect(1)
-                    if progress is not None:
-                        progress(at, end)
-                verdicts = self._judge()
+                verdicts = self._pass(progress)
         finally:
             gc.enable()
             gc.unfreeze()
         return self._outcome(verdicts, process_time() - began, verified.asked)
+
+    def _pass(self, progress: Progress | None) -> list[Verdict]:
+        """Let everything happen, then judge."""
+        at, end = 0.0, self.scenario.duration_s
+        while at < end:
+            at = min(end, at + 1.0)
+            self.world.run_until(at)
+            self._tidy(at)
+            if progress is not None:
+                progress(at, end)
+        return self._judge()
+
+    def _tidy(self, at: float) -> None:
+        if int(at) % 10 == 0:
+            gc.collect(1)
 
     def _outcome(self, verdicts: list[Verdict], cpu_s: float, checked: int) -> Outcome:
         figures = self.metrics.figures(cpu_s)
         figures["signatures_checked"] = checked
         verdicts += bounds(self.scenario, figures, self.metrics.by_class())
         return Outcome(
-            self.scenario.name, self.seed, figures, self.metrics.by_class(), verdicts,
+            self.scenario.name, self.seed, self.tier, figures, self.metrics.by_class(), verdicts,
             self.faults.reports, self.metrics.coverage(), self.metrics.series,
             self.metrics.lag_sample(), self.metrics.overlay, self.world.trace.digest(), cpu_s,
             self.world.trace.recorded,
@@ -149,7 +163,6 @@ class Simulation:
         if peer.alive:
             return
         peer.start([(n, a) for n, a in self.ticket() if n != peer.node])
-        self.metrics.started(peer)
         if peer is self.origin:
             self._broadcast()
         stay_s = laws.stays_s(self.group(peer), self.seed, peer.name, peer.lives)
@@ -174,7 +187,7 @@ class Simulation:
         epoch = self.studio.begin(peer.clock.wall(peer.local())) if origin else None
         swarm = Swarm(
             self.studio.stream, peer.node, peer.role, roads=peer.carrier, rng=peer.rng,
-            wall=peer.clock.wall, config=self.population.swarm_config(peer), epoch=epoch,
+            wall=peer.clock.wall, config=peer.config, epoch=epoch,
         )  # fmt: skip
         if origin:
             self._inits = [swarm.add_init(init) for init in self.studio.inits()]

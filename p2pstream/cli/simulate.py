@@ -76,6 +76,13 @@ def command() -> None:
     """
 
 
+tier_option = click.option(
+    "--tier", type=click.Choice(["core", "quic", "model"]), default="core", show_default=True,
+    help="What a node is made of: its cores on light links, all of it with real QUIC (tens of "
+         "hosts), or arrays (up to a million).",
+)  # fmt: skip
+
+
 def spread_options(decorated: F) -> F:
     """Where simulations are computed."""
     for option in (
@@ -93,6 +100,7 @@ def spread_options(decorated: F) -> F:
 @click.argument("scenario", required=False)
 @click.option("--seed", type=int, help="One seed (default: 1).")
 @click.option("--seeds", metavar="1-20", help="Several, as 1-20 or 1,3,5.")
+@tier_option
 @spread_options
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
               help="Write one page that shows what happened.")  # fmt: skip
@@ -103,7 +111,7 @@ def spread_options(decorated: F) -> F:
 @click.option("--list", "as_list", is_flag=True, help="Show the scenarios that come along.")
 @json_option
 def run_command(
-    scenario: str | None, seed: int | None, seeds: str | None, jobs: int, engine: str,
+    scenario: str | None, seed: int | None, seeds: str | None, tier: str, jobs: int, engine: str,
     scheduler: str | None, report: Path | None, against: Path | None, save: Path | None,
     as_list: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -114,7 +122,7 @@ def run_command(
         return
     if scenario is None:
         raise click.UsageError("which scenario? See p2pstream simulate --list.")
-    from simulations import compare, runner  # noqa: PLC0415  # Not on the way of other commands.
+    from simulations import compare, runner, tiers  # noqa: PLC0415  # Not on others' way.
     from simulations.cells import Cell  # noqa: PLC0415
 
     cluster = _cluster(engine, scheduler)
@@ -122,11 +130,12 @@ def run_command(
     wanted = _seeds(seed, seeds)
     values = reading.load(path)
     parsed = reading.make(values, str(path))
+    tiers.check(tier, parsed)
     old = compare.load(against) if against else None
     if report is not None:
         _need_matplotlib()
     rows = []
-    cells = [Cell(values, str(path), number) for number in wanted]
+    cells = [Cell(values, str(path), number, tier) for number in wanted]
     for row in _run(cells, parsed.name, jobs, cluster, as_json=as_json):
         rows.append(row)
         if as_json:
@@ -146,7 +155,11 @@ def run_command(
 
         write(report, parsed, rows, summary, changed)
         click.echo(f"report: {report}", err=True)
-    _judge(scenario, summary, [change.name for change in changed if change.verdict == "worse"])
+    _judge(
+        _again(scenario, tier),
+        summary,
+        [change.name for change in changed if change.verdict == "worse"],
+    )
 
 
 @command.command()
@@ -197,29 +210,35 @@ def diff(scenario: str, seed: int, other_seed: int, other: str | None) -> None:
 @command.command()
 @click.argument("scenario")
 @click.argument("seed", type=int)
+@tier_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.toml",
               help="Where to write it (default: standard output).")  # fmt: skip
-def shrink(scenario: str, seed: int, out: Path | None) -> None:
+def shrink(scenario: str, seed: int, tier: str, out: Path | None) -> None:
     """Find the fewest hosts and faults that still fail.
 
     The same verdict must fail with the same seed. What cannot be left out is written as a scenario.
     """
     reading = _simulations()
-    from simulations.shrink import Shrinker, toml  # noqa: PLC0415  # As above.
+    from simulations import tiers  # noqa: PLC0415  # As above.
+    from simulations.shrink import Shrinker, toml  # noqa: PLC0415
 
     path = reading.find(scenario)
+    values = reading.load(path)
+    tiers.check(tier, reading.make(values, str(path)))
 
     def told(hosts: int, faults: int, came: str) -> None:
         click.echo(f"{hosts} hosts, {faults} faults: {came}", err=True)
 
-    shrinker = Shrinker(reading.load(path), str(path), seed, told)
+    shrinker = Shrinker(values, str(path), seed, told, tier)
     text = toml(shrinker.shrink())
     click.echo(f"still fails after {shrinker.runs} runs: {shrinker.failure}", err=True)
     if out is None:
         click.echo(text, nl=False)
     else:
         out.write_text(text)
-        click.echo(f"Replay it: p2pstream simulate {out} --seed {seed}", err=True)
+        click.echo(
+            f"Replay it: p2pstream simulate {_again(str(out), tier)} --seed {seed}", err=True
+        )
 
 
 @command.command()
@@ -234,11 +253,12 @@ def shrink(scenario: str, seed: int, out: Path | None) -> None:
               help="Keep one JSON object for each cell.")  # fmt: skip
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg",
               help="Draw the figures over the first key.")  # fmt: skip
+@tier_option
 @spread_options
 @json_option
 def sweep(
     scenario: str, settings: tuple[str, ...], seeds: str | None, show: str, rows: Path | None,
-    picture: Path | None, jobs: int, engine: str, scheduler: str | None, as_json: bool,
+    picture: Path | None, tier: str, jobs: int, engine: str, scheduler: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a scenario over a grid of values."""
     reading = _simulations()
@@ -247,8 +267,8 @@ def sweep(
     cluster = _cluster(engine, scheduler)
     path = reading.find(scenario)
     axes = [grid.axis_of(text) for text in settings]
-    cells = grid.cells_of(reading.load(path), str(path), axes, _seeds(None, seeds))
-    shown = _figures(show)
+    cells = grid.cells_of(reading.load(path), str(path), axes, _seeds(None, seeds), tier)
+    shown = _figures(show, tier)
     if picture is not None:
         _need_matplotlib()
     points = grid.points_of(axes)
@@ -274,13 +294,16 @@ def sweep(
         click.echo(f"picture: {picture}", err=True)
 
 
-def _figures(text: str) -> list[str]:
-    from simulations.metrics import NAMES  # noqa: PLC0415  # As above.
+def _figures(text: str, tier: str) -> list[str]:
+    from simulations import tiers  # noqa: PLC0415  # As above.
+    from simulations.metrics import NAMES  # noqa: PLC0415
     from simulations.reading import nearest  # noqa: PLC0415
 
     for name in (names := [name.strip() for name in text.split(",")]):
         if name not in NAMES:
             raise BadConfig(f"there is no figure {name!r}", hint=nearest(name, NAMES))
+        if name in tiers.UNCOUNTED.get(tier, ()):
+            raise BadConfig(f"the tier {tier} does not count {name}", hint="Show another figure.")
     return names
 
 
@@ -367,7 +390,9 @@ def _tell(rows: list[Row], summary: dict[str, Any]) -> None:
     table = Table(title=f"{summary['scenario']}: {count} seed{'s' * (count > 1)}",
                   show_header=False, title_justify="left", box=None)  # fmt: skip
     for name, words, unit in SHOWN:
-        figure = summary["figures"][name]
+        figure = summary["figures"].get(name)
+        if figure is None:
+            continue  # This tier knows nothing of it.
         table.add_row(words, _value(figure["mean"], unit), _spread(figure["ci95"], unit))
     console.print(table)
     for fault in rows[0]["faults"]:
@@ -399,6 +424,11 @@ def _value(value: float, unit: str) -> str:
 
 def _spread(half: float, unit: str) -> str:
     return f"[dim]± {_value(half, unit)}" if half else ""
+
+
+def _again(scenario: str, tier: str) -> str:
+    """What to say to run it again, but for the seeds."""
+    return scenario if tier == "core" else f"{scenario} --tier {tier}"
 
 
 def _judge(scenario: str, summary: dict[str, Any], worse: list[str]) -> None:

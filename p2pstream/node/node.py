@@ -42,7 +42,8 @@ class Node:
 
     allow_private: believe addresses of this machine and LAN (a LAN, a demo); decided by `lan`.
     yields: what it sends gives way to the other traffic of the household.
-    unknown_stream: what to do when a peer wants to trade in a stream we do not carry.
+    unknown_stream: what to do when a peer wants to trade in a stream we do not carry. clock: the
+    system's, in Unix seconds.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Node:
         yields: bool = False,
         note: Callable[[Note], None] = lambda _: None,
         rng: Random | None = None,
+        clock: Callable[[], float] = time,
     ) -> None:
         self.key = key
         self.node_id = key.node_id
@@ -64,7 +66,8 @@ class Node:
             key, (*DHT_MESSAGES, *m.SWARM_MESSAGES), self._deliver,
             host=host, port=port, agent=f"p2pstream/{__version__}", yields=yields,
         )  # fmt: skip
-        self._wall_offset = time() - trio.current_time()
+        self._clock = clock
+        self.sync_wall()
         self.dht = Dht(
             public=key.public, sign=key.sign, rng=self.rng, wall=self.wall,
             token_secret=secret_bytes(), config=dht.Config(allow_private=allow_private),
@@ -109,7 +112,7 @@ class Node:
 
     def sync_wall(self) -> None:
         """Follow the system's clock when it is set, or the machine was suspended."""
-        self._wall_offset = time() - trio.current_time()
+        self._wall_offset = self._clock() - trio.current_time()
 
     def bootstrap(self, seeds: Iterable[tuple[NodeId, Address]]) -> None:
         """Nodes through which to enter the network."""

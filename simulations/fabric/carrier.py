@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,12 +34,11 @@ from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX
 from p2pstream.net.tls import IDLE_S
 from p2pstream.wire.codec import Message
 from simulations.fabric import trace as tr
-from simulations.fabric.links import Pipe, Weather
-from simulations.fabric.nat import Nat
+from simulations.fabric.host import Access, Peer, Traffic
 from simulations.fabric.world import World
 
 if TYPE_CHECKING:
-    from simulations.fabric.peer import Peer
+    from simulations.fabric.light import Light
 
 # Bytes. IPv4 and UDP 28; QUIC short header 11, AEAD tag 16 (RFC 9000 17.3, RFC 9001 5.3).
 PACKET_PAYLOAD = 1200 - 11 - 16  # Datagrams of 1200 bytes: RFC 9000 14, before path MTU discovery.
@@ -74,8 +72,8 @@ def size_of(message: Message) -> int:
 class End:
     """One end of a link. delay_s: one way, without queues and jitter."""
 
-    here: Peer
-    there: Peer
+    here: Light
+    there: Light
     address: Address
     dialled: bool
     delay_s: float
@@ -99,34 +97,13 @@ class Dialling:
     done: bool = False
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Bytes on the wire, and what became of messages."""
-
-    bytes_out: int = 0
-    bytes_in: int = 0
-    pieces_out: int = 0  # Bodies only.
-    acks_out: int = 0
-    handshakes_out: int = 0
-    expired: int = 0
-    overflowed: int = 0
-    parcels_out: int = 0
-    resent: int = 0  # Bytes sent again.
-    dials: int = 0
-    dials_failed: int = 0
-    repaired: int = 0  # Packets that were lost, and sent again.
-    probes: int = 0  # Into blocked paths.
-    timed_out: int = 0  # Links of which nothing was heard for the idle timeout.
-    amplified: float = 0.0  # The most that went to one unproven address, of what came from it.
-
-
 class Network:
     """Everything between the hosts: who is where, what is cut, how far it is."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.by_ip: dict[str, Peer] = {}
-        self.behind: dict[Address, Peer] = {}  # Those who share an address with others (CGNAT).
+        self.by_ip: dict[str, Any] = {}  # Hosts, all of one tier.
+        self.behind: dict[Address, Any] = {}  # Those who share an address with others (CGNAT).
         self.flying = 0
         self.lost = 0
         self.fading = 0  # Bytes of connections that ended while they were on their way.
@@ -137,8 +114,8 @@ class Network:
         self.messages = 0
         self.count = count()
 
-    def at(self, address: Address) -> Peer | None:
-        """Whose outer address it is."""
+    def at(self, address: Address) -> Any:
+        """The host whose outer address it is, or None."""
         return self.behind.get(address) or self.by_ip.get(address[0])
 
     def blocked(self, a: Peer, b: Peer) -> bool:
@@ -155,6 +132,10 @@ class Network:
     def shut(self, a: Peer, b: Peer) -> bool:
         """Whether nothing from `a` reaches `b` for now: a handshake does not wait that long."""
         return self.blocked(a, b) or bool(self.jams and self.jammed_s(a, b))
+
+    def cut(self, a: Peer, b: Peer) -> None:
+        """Nothing passes between these two any more."""
+        self.cuts.append(Cut(frozenset([a.number]), frozenset([b.number])))
 
 
 @dataclass(slots=True)
@@ -180,13 +161,11 @@ class Cut:
 class Carrier:
     """One host's links. Performs `Send`, `Dial` and `Hangup`, and is a core's `Roads`."""
 
-    def __init__(
-        self, peer: Peer, network: Network, nat: Nat, up: Pipe, down: Pipe, weather: Weather,
-        jitter_s: float, duplicates: float, rng: Random,
-    ) -> None:  # fmt: skip
+    def __init__(self, peer: Light, network: Network, access: Access) -> None:
         self.peer, self.network, self.world = peer, network, network.world
-        self.nat, self.up, self.down, self.weather = nat, up, down, weather
-        self.jitter_s, self.duplicates, self.rng = jitter_s, duplicates, rng
+        self.nat, self.up, self.down = access.nat, access.up, access.down
+        self.weather, self.rng = access.weather, access.rng
+        self.jitter_s, self.duplicates = access.jitter_s, access.duplicates
         self.links: dict[NodeId, End] = {}
         self.dials: dict[NodeId, Dialling] = {}
         self.bans = Bans()
@@ -208,6 +187,10 @@ class Carrier:
         """Smoothed round-trip time in seconds; `inf` without a link."""
         end = self.links.get(peer)
         return end.srtt_s if end else inf
+
+    @property
+    def backlog_max(self) -> int:
+        return max((end.backlog for end in self.links.values()), default=0)
 
     # Effects.
 
@@ -495,7 +478,7 @@ class Carrier:
             leaves + delay_s, there.carrier.called, self.peer, node, source, address, dialling,
         )  # fmt: skip
 
-    def called(self, caller: Peer, node: NodeId, source: Address, address: Address,
+    def called(self, caller: Light, node: NodeId, source: Address, address: Address,
                dialling: Dialling) -> None:  # fmt: skip
         """A first flight arrives at our NAT from `source`, for `node` at our `address`."""
         self.network.flying -= FLIGHT_BYTES
@@ -532,7 +515,7 @@ class Carrier:
         self.unproven[source] = came, went
         self.traffic.amplified = max(self.traffic.amplified, went / came)
 
-    def _accept(self, caller: Peer, source: Address, address: Address, delay_s: float) -> None:
+    def _accept(self, caller: Light, source: Address, address: Address, delay_s: float) -> None:
         """1.5 round trips after the dial: the link is up here."""
         theirs = caller.carrier
         theirs.traffic.handshakes_out += FINISH_BYTES
@@ -555,7 +538,7 @@ class Carrier:
         self.world.at(self.world.now + delay_s, theirs.established, there, source)
         self.peer.deliver(caller.node, LinkUp(source, dialled=False, seen_as=address))
 
-    def end(self, there: Peer, address: Address, *, dialled: bool, delay_s: float) -> End:
+    def end(self, there: Light, address: Address, *, dialled: bool, delay_s: float) -> End:
         end = End(self.peer, there, address, dialled, delay_s, self.world.now)
         end.srtt_s = 2 * delay_s
         self.links[there.node] = end
@@ -644,8 +627,17 @@ class Carrier:
         self.dials.clear()
         self._ring.clear()
 
+    def moved(self, *, migrates: bool) -> None:
+        for end in list(self.links.values()):
+            if migrates:
+                end.delay_s = end.twin.delay_s = self.peer.delay_to(end.there)
+                self.nat.out(end.address, now=self.world.now)
+            else:
+                self.world.at(self.world.now + IDLE_S, self.idle, end)
+                self.world.at(self.world.now + IDLE_S, end.there.carrier.idle, end.twin)
+                self.network.cut(self.peer, end.there)
+
     def idle_if_blocked(self) -> None:
-        """A path has been blocked for the idle timeout: links over it are gone."""
         for end in list(self.links.values()):
             if self.network.shut(self.peer, end.there) or self.network.shut(end.there, self.peer):
                 self.idle(end)

@@ -9,8 +9,19 @@ from struct import Struct
 _EVENT = Struct(">dHIIQ")
 _FLUSH_BYTES = 1 << 16
 
-KINDS = ("deliver", "parcel", "play", "link_up", "link_down", "start", "stop", "fault", "lost")
-DELIVER, PARCEL, PLAY, LINK_UP, LINK_DOWN, START, STOP, FAULT, LOST = range(len(KINDS))
+KINDS = (
+    "deliver",
+    "parcel",
+    "play",
+    "link_up",
+    "link_down",
+    "start",
+    "stop",
+    "fault",
+    "lost",
+    "datagram",
+)
+DELIVER, PARCEL, PLAY, LINK_UP, LINK_DOWN, START, STOP, FAULT, LOST, DATAGRAM = range(len(KINDS))
 
 Event = tuple[float, int, int, int, int]  # When, kind, who, from whom, what (a size, a seq).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from simulations.fabric.trace import Trace
@@ -36,6 +37,10 @@ class World:
         self._planned += 1
         when = max(self.now, when)
         heapq.heappush(self._heap, (when, self._planned, do, args))
+
+    def next_at(self) -> float:
+        """When the next thing happens that is planned; `inf` when nothing is."""
+        return self._heap[0][0] if self._heap else inf
 
     def run_until(self, end: float) -> None:
         """Let everything happen that is planned up to `end`."""

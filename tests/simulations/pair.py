@@ -7,18 +7,19 @@ from typing import Any
 from p2pstream.core import Dial
 from p2pstream.identity import NodeKey, StreamId
 from p2pstream.swarm.messages import Piece, Role
-from simulations.fabric.carrier import Carrier, Network
+from simulations.fabric.carrier import Network
 from simulations.fabric.clock import Clock
 from simulations.fabric.dice import die, secret
+from simulations.fabric.host import Access
+from simulations.fabric.light import Light
 from simulations.fabric.links import Pipe, Rain
 from simulations.fabric.nat import PORT, Kind, Nat
-from simulations.fabric.peer import Peer
 from simulations.fabric.world import World
 
 STREAM = StreamId(bytes(32))
 
 
-class Ear(Peer):
+class Ear(Light):
     """A host without a node: it notes what arrives and when."""
 
     def deliver(self, sender: Any, happening: Any) -> None:  # noqa: ARG002
@@ -45,10 +46,10 @@ class Bench:
         ear.heard, ear.alive = [], True
         ear.delay_to = lambda _: self.rtt_s / 2
         nat = Nat(kind, f"20.0.0.{number + 1}")
-        ear.carrier = Carrier(
-            ear, self.network, nat, Pipe(up_bps), Pipe(down_bps), Rain(loss), 0.0, 0.0,
-            die(1, number),
-        )  # fmt: skip
+        ear.connect(
+            self.network,
+            Access(nat, Pipe(up_bps), Pipe(down_bps), Rain(loss), 0.0, 0.0, die(1, number)),
+        )
         self.network.by_ip[nat.ip] = ear
         self.ears.append(ear)
         return ear

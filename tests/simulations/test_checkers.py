@@ -24,7 +24,7 @@ from simulations.checkers import Checker, Verdict
 from simulations.fabric import carrier
 from simulations.fabric.carrier import Carrier
 from simulations.fabric.dice import secret
-from simulations.fabric.peer import Peer
+from simulations.fabric.light import Light
 from simulations.simulation import Simulation
 from tests.simulations.small import run, scenario, verdict, watched_by
 
@@ -140,9 +140,9 @@ def test_an_honest_node_is_convicted(monkeypatch: Patch) -> None:
 
 def test_the_repair_path_is_dropped(monkeypatch: Patch) -> None:
     """Nobody pulls, and parents forget pieces: viewers stall and ask nobody."""
-    push = Peer._perform_swarm
+    push = Light._perform_swarm
 
-    def forgetful(self: Peer, effect: Any) -> None:
+    def forgetful(self: Light, effect: Any) -> None:
         if getattr(getattr(effect, "message", None), "body", b"") and self.rng.random() < 0.3:
             return
         push(self, effect)
@@ -150,7 +150,7 @@ def test_the_repair_path_is_dropped(monkeypatch: Patch) -> None:
     def ask(self: Taker, wanted: Iterable[Any]) -> None:
         """Not."""
 
-    monkeypatch.setattr(Peer, "_perform_swarm", forgetful)
+    monkeypatch.setattr(Light, "_perform_swarm", forgetful)
     monkeypatch.setattr(Taker, "_ask", ask)
     monkeypatch.setattr(checkers, "SETTLE_S", 3.0)
     monkeypatch.setattr(checkers, "STALLED_S_MAX", 0.5)

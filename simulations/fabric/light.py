@@ -1,4 +1,4 @@
-"""One simulated node: the real `Dht` and `Swarm`, wired together as `node/node.py` wires them.
+"""A node of the `core` tier: real `Dht` and `Swarm`, wired together as `node/node.py` wires them.
 
 What differs: alarms are planned on the world's heap instead of slept for, and nothing of trio,
 QUIC, disks or players is here. The constants come from the node.
@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from random import Random
 from typing import Any
 
 from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Note, Parcel, Send
@@ -19,25 +18,21 @@ from p2pstream.dht.addresses import is_private, may_dial
 from p2pstream.dht.protocol import Dht
 from p2pstream.dht.table import Contact
 from p2pstream.errors import Misbehaviour, PeerError
-from p2pstream.identity import Address, NodeId, NodeKey, StreamId
+from p2pstream.identity import Address, NodeId
 from p2pstream.net.drive import NAP_S
 from p2pstream.node.node import FIND_AGAIN_S, FIND_S, PROVIDE_AFTER_S, SEEN_AS_MAX
 from p2pstream.swarm import messages as m
-from p2pstream.swarm.protocol import Swarm
 from simulations.fabric import trace as tr
-from simulations.fabric.carrier import Carrier
-from simulations.fabric.clock import Clock
+from simulations.fabric.carrier import Carrier, Network
 from simulations.fabric.dice import die, secret
-from simulations.fabric.world import World
-
-Twist = Callable[[Send], Send | None]
+from simulations.fabric.host import Access, Peer
 
 
 @dataclass(slots=True)
 class Driver:
     """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`)."""
 
-    peer: Peer
+    peer: Light
     core: Core
     perform: Callable[[Any], None]
     alarm: float = inf  # World time of the alarm that counts.
@@ -90,62 +85,15 @@ class Driver:
         self.poke()
 
 
-@dataclass(slots=True)
-class Watchers:
-    """Who wants to know what a node does; the checkers and the metrics."""
-
-    effect: Callable[[Peer, Any], None] = lambda *_: None
-    parcel: Callable[[Peer, Send], None] = lambda *_: None
-    arrived: Callable[[Peer, NodeId, Parcel], None] = lambda *_: None
-    convicted: Callable[[Peer, NodeId, str], None] = lambda *_: None
-
-
 @dataclass(eq=False)
-class Peer:
-    """A host that runs one node. number: its place in the world; name: for its dice."""
+class Light(Peer):
+    """The two cores of a node, over a light carrier."""
 
-    world: World
-    number: int
-    name: str
-    group: str
-    key: NodeKey
-    role: m.Role
-    stream: StreamId
-    clock: Clock
-    delay_to: Callable[[Peer], float] = field(init=False)
     carrier: Carrier = field(init=False)
-    rng: Random = field(init=False)
-    watchers: Watchers = field(default_factory=Watchers)
-    twist: Twist | None = None
-    make_swarm: Callable[[Peer], Swarm] | None = None
-    alive: bool = False
-    frozen: bool = False
-    away: bool = False  # Between two networks.
-    started_at: float = 0.0  # World time.
-    stopped_at: float | None = None
-    dht: Dht | None = None
-    swarm: Swarm | None = None
-    notes: list[Note] = field(default_factory=list)
-    convicted: list[tuple[NodeId, str]] = field(default_factory=list)
-    past: list[Swarm] = field(default_factory=list)
-    dht_dropped: int = 0
-    twisted: int = 0  # Words that `twist` has changed, held up or swallowed.
-    lives: int = 0
     _dht: Driver = field(init=False)
     _swarm: Driver | None = None
     _seen_as: deque[Address] = field(default_factory=lambda: deque(maxlen=SEEN_AS_MAX))
     _up: dict[NodeId, LinkUp] = field(default_factory=dict)
-
-    @property
-    def node(self) -> NodeId:
-        return self.node_id
-
-    def __post_init__(self) -> None:
-        self.node_id = self.key.node_id
-
-    def local(self) -> float:
-        """This host's time now."""
-        return self.clock.local(self.world.now)
 
     @property
     def address(self) -> Address:
@@ -158,10 +106,12 @@ class Peer:
     def drivers(self) -> list[Driver]:
         return [self._dht, self._swarm] if self._swarm else [self._dht]
 
+    def connect(self, network: Network, access: Access) -> None:
+        self.carrier = Carrier(self, network, access)
+
     # Life.
 
     def start(self, bootstrap: list[tuple[NodeId, Address]]) -> None:
-        """The node starts. bootstrap: the ticket's seeds."""
         self.alive, self.frozen, self.started_at = True, False, self.world.now
         self.lives += 1
         self.world.trace.add(self.world.now, tr.START, self.number)
@@ -184,6 +134,7 @@ class Peer:
             for node, address in bootstrap if self.role is m.Role.VIEWER else ():
                 self.swarm.learn(node, [address], now=self.local())
             self._swarm.poke()
+        self.watchers.started(self)
 
     def join_swarm(self) -> None:
         """Trade in the stream from now on, as `Node.add_swarm`."""
@@ -198,7 +149,6 @@ class Peer:
         self.world.at(self.world.now + first_s, self._be_found, life, None)
 
     def leave(self) -> None:
-        """As Ctrl-C: tell the partners, then go."""
         if self.swarm is not None and self._swarm is not None:
             self.swarm.leave("going")
             self._swarm.poke()
@@ -207,7 +157,6 @@ class Peer:
         self.stop()
 
     def stop(self) -> None:
-        """As kill -9."""
         self.world.trace.add(self.world.now, tr.STOP, self.number)
         self.alive = False
         self.stopped_at = self.world.now
@@ -219,7 +168,6 @@ class Peer:
         self.swarm = self._swarm = None
 
     def freeze(self) -> None:
-        """As kill -STOP."""
         self.frozen = True
 
     def thaw(self) -> None:
@@ -244,8 +192,7 @@ class Peer:
             self._route(sender, happening)
         except PeerError as error:
             guilty = isinstance(error, Misbehaviour)
-            self.convicted.append((sender, str(error)))
-            self.watchers.convicted(self, sender, str(error))
+            self.convict(sender, str(error))
             self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
 
     def _route(self, sender: NodeId, happening: Any) -> None:
@@ -286,9 +233,13 @@ class Peer:
     # What is to be done.
 
     def poke(self) -> None:
-        """After any call into the swarm from outside."""
         if self._swarm is not None:
             self._swarm.poke()
+
+    def find(self, key: bytes) -> None:
+        assert self.dht is not None
+        self.dht.find(key, now=self.local())
+        self._dht.poke()
 
     def _perform_swarm(self, effect: Any) -> None:
         match effect:
@@ -314,8 +265,7 @@ class Peer:
             addresses = tuple(a for a in effect.addresses if may_dial(a, allow_private=False))
             effect = Dial(effect.peer, addresses)
         elif isinstance(effect, Hangup) and effect.guilty:
-            self.convicted.append((effect.peer, effect.reason))
-            self.watchers.convicted(self, effect.peer, effect.reason)
+            self.convict(effect.peer, effect.reason)
         self.carrier.perform(effect)
 
     def _perform_dht(self, effect: Any) -> None:
