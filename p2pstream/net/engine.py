@@ -67,18 +67,8 @@ class Engine(QuicConnection):
     recovery = Recovery
     jumbo = True  # Whether to try what only a network of this machine carries.
 
-    def __init__(
-        self,
-        *,
-        configuration: QuicConfiguration,
-        original_destination_connection_id: bytes | None = None,
-        retry_source_connection_id: bytes | None = None,
-    ) -> None:
-        super().__init__(
-            configuration=configuration,
-            original_destination_connection_id=original_destination_connection_id,
-            retry_source_connection_id=retry_source_connection_id,
-        )
+    def __init__(self, *, configuration: QuicConfiguration, **others: Any) -> None:
+        super().__init__(configuration=configuration, **others)
         self._local_max_stream_data_uni = PARCEL_WINDOW_BYTES
         # Only the dialler opens a bidirectional stream, and only one.
         _fix(self._local_max_streams_bidi, 0 if configuration.is_client else 1)

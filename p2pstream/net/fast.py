@@ -93,18 +93,8 @@ class FastEngine(Engine):
 
     recovery = FastRecovery
 
-    def __init__(
-        self,
-        *,
-        configuration: QuicConfiguration,
-        original_destination_connection_id: bytes | None = None,
-        retry_source_connection_id: bytes | None = None,
-    ) -> None:
-        super().__init__(
-            configuration=configuration,
-            original_destination_connection_id=original_destination_connection_id,
-            retry_source_connection_id=retry_source_connection_id,
-        )
+    def __init__(self, *, configuration: QuicConfiguration, **others: Any) -> None:
+        super().__init__(configuration=configuration, **others)
         self._keys: Any = None  # Of 1-RTT packets; looking them up would cost a hash in Python.
         self._space: Any = None
         self._outbox = Outbox()
@@ -248,6 +238,7 @@ class FastEngine(Engine):
             or self._retire_connection_ids
             or self._streams_blocked_pending
             or self._datagrams_pending
+            or self._remote_preferred_address is not None
             or len(self._network_paths) > 1
             or self._network_paths[0].remote_challenges
             or not self._crypto_streams[ONE_RTT].sender.buffer_is_empty
@@ -549,7 +540,8 @@ class FastEngine(Engine):
         limit = self._local_max_streams_uni
         count = (stream_id >> 2) + 1
         if count > limit.value:
-            raise QuicConnectionError(QuicErrorCode.STREAM_LIMIT_ERROR, kind, "too many streams")
+            error = QuicErrorCode.STREAM_LIMIT_ERROR
+            raise QuicConnectionError(error, kind, "Too many streams open")
         for index in range(limit.used, count):
             number = index << 2 | self._peer_parcel
             stream = self._inbound[number] = Inbound(number)

@@ -123,6 +123,7 @@ FAST: Names = {
         "_remote_max_data",
         "_remote_max_data_used",
         "_remote_max_stream_data_uni",
+        "_remote_preferred_address",
         "_retire_connection_ids",
         "_spin_highest_pn",
         "_streams_blocked_pending",

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from copy import copy, deepcopy
+from typing import Any
 
+from aioquic._buffer import Buffer
+from aioquic.quic.crypto import CryptoPair
 from aioquic.tls import Epoch
 
 from p2pstream.core import Happening, Parcel
 from p2pstream.net.fast import FastEngine
-from p2pstream.net.link import Hello
+from p2pstream.net.link import Hello, Link
 from p2pstream.net.streams import varint
 from p2pstream.wire.frame import frame as framed
 from tests.fuzz.bites import Bites
@@ -51,15 +55,14 @@ class Stage:
     """A link that is up, and the engine of its peer."""
 
     def __init__(self, end: int) -> None:
-        pair = Pair(FastEngine, FastEngine)
-        pair.talk(6)
-        assert all(link.up for link in pair.links)
+        pair = PAIRS[end]
+        self.peer = pair.engines[1 - end]
+        self.link, self.keys = _twins(pair, end)
+        self.engine: Any = self.link._engine
         self.now = pair.now
         self.datagrams = 0
-        self.link = pair.links[end]
-        self.engine, self.peer = pair.engines[end], pair.engines[1 - end]
         self.source = (ANSWERER, CALLER)[end]
-        self.keys = self.peer._cryptos[Epoch.ONE_RTT]
+        self._number = self.peer._packet_number
         self._streams = 2 | 1 - end  # RFC 9000 2.1: the low bits of those that the peer opens.
 
     def frame(self, bites: Bites) -> bytes:
@@ -74,8 +77,7 @@ class Stage:
 
     def seal(self, payload: bytes) -> bytes:
         """A packet of the peer's next number (RFC 9000 17.3)."""
-        number = self.peer._packet_number
-        self.peer._packet_number += 1
+        number, self._number = self._number, self._number + 1
         first = 0x41 | self.keys.key_phase << 2
         header = bytes([first]) + self.peer._peer_cid.cid + (number & 0xFFFF).to_bytes(2)
         payload = payload[:PACKET_BYTES_MAX].ljust(4, b"\0")
@@ -84,6 +86,37 @@ class Stage:
     def answer(self) -> None:
         """What the link has to say goes nowhere."""
         self.link.flush(now=self.now)
+
+
+def _pair() -> Pair:
+    pair = Pair(FastEngine, FastEngine)
+    pair.talk(6)
+    assert all(link.up for link in pair.links)
+    return pair
+
+
+def _twins(pair: Pair, end: int) -> tuple[Link, CryptoPair]:
+    """A link like that end's, and its peer's keys: a handshake would cost five times as much.
+
+    Shared is what cannot be copied and does not change any more.
+    """
+    engine, peer = pair.engines[end], pair.engines[1 - end]
+    keys = peer._cryptos[Epoch.ONE_RTT]
+    contexts = [
+        context
+        for each in (keys, *engine._cryptos.values(), *engine._cryptos_initial.values())
+        for context in (each.send, each.recv)
+    ]
+    shared = [peer, engine._configuration, pair.links[end]._codec]
+    shared += [part for context in contexts for part in (context.aead, context.hp)]
+    twins: dict[int, Any] = {id(one): one for one in shared}
+    twins[id(engine.tls)] = copy(engine.tls)
+    for buffer in engine._crypto_buffers.values():
+        twins[id(buffer)] = Buffer(capacity=buffer.capacity)
+    return deepcopy((pair.links[end], keys), twins)
+
+
+PAIRS = _pair(), _pair()
 
 
 def _frames(stage: Stage, bites: Bites) -> None:

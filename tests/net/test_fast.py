@@ -17,7 +17,7 @@ from aioquic.quic.connection import (
 )
 from aioquic.quic.events import StopSendingReceived, StreamReset
 from aioquic.quic.logger import QuicLogger
-from aioquic.quic.packet import QuicErrorCode
+from aioquic.quic.packet import QuicErrorCode, QuicPreferredAddress
 from aioquic.tls import CipherSuite, Epoch
 
 from p2pstream.net import fast, names
@@ -373,3 +373,14 @@ def test_junk_between_good_datagrams_is_dropped() -> None:
     wire.run(1)
     assert wire.done[stream_id] == bytes(16_000)
     assert fast.ONE_RTT is Epoch.ONE_RTT
+
+
+def test_a_preferred_address_is_tried_as_by_aioquic() -> None:
+    """RFC 9000 9.6.1: the short way must not forget it."""
+    wire = Wire(FastEngine, Engine)
+    wire.run(1)
+    elsewhere = ("10.0.0.9", 9)
+    wire.client._remote_preferred_address = QuicPreferredAddress(
+        ipv4_address=elsewhere, ipv6_address=None, connection_id=b"", stateless_reset_token=b""
+    )
+    assert elsewhere in {address for _, address in wire.client.datagrams_to_send(wire.now)}
