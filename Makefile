@@ -23,8 +23,9 @@ help:
 	@echo "make vectors  write the test vectors into docs/ anew"
 	@echo "make clean    remove what make made"
 
+# Ended by Ctrl-C it has done what it was to do.
 demo: $(VENV)/.ready
-	@$(BIN)/p2pstream demo
+	@trap : INT; $(BIN)/p2pstream demo || [ $$? -eq 130 ]
 
 test: lint unit e2e
 
@@ -62,7 +63,7 @@ tiers: $(VENV)/.ready-test
 # What is found is kept in .cache/fuzz.
 FUZZ_S ?= 60
 fuzz: $(VENV)/.ready-test
-	$(PIP) -e ".[test,fuzz]"
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e ".[fuzz]"
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 vectors: $(VENV)/.ready

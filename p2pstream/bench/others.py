@@ -51,8 +51,10 @@ async def qh3_receive(setup: Setup) -> None:
     began = cost()
     await end.run(lambda: end.got >= setup.bytes)
     say(since(began, end.got))
-    with trio.move_on_after(LINK_S):
-        await end.run(lambda: False)  # So that the sender hears of it.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.run, lambda: False)  # So that the sender hears of it.
+        await line()
+        nursery.cancel_scope.cancel()
 
 
 async def qh3_send(setup: Setup) -> None:

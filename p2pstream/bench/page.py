@@ -48,8 +48,8 @@ h3 { margin:0 0 4px; font-size:14px }
 .card span { font-size:13px; display:block } .card i { font-style:normal; font-size:12.5px }
 .good i { color:var(--good) } .bad i { color:var(--bad) }
 .two { display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr)); gap:14px }
-svg { width:100%; height:auto; display:block } svg text { font-family:inherit; font-size:12px;
-  fill:var(--ink) } svg .soft { fill:var(--soft) }
+svg { width:100%; max-width:640px; height:auto; display:block }
+svg text { font-family:inherit; font-size:12px; fill:var(--ink) } svg .soft { fill:var(--soft) }
 table { width:100%; border-collapse:collapse; font-size:14px }
 th { text-align:right; color:var(--soft); font-weight:550; font-size:12.5px; padding:6px 10px }
 td { padding:6px 10px; border-top:1px solid var(--line); text-align:right;

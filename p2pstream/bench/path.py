@@ -14,6 +14,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -275,9 +276,9 @@ class EngineFlow:
             return  # Nothing has come yet.
         for data, _ in self.ends[end].datagrams_to_send(self.world.now):
             if end == 0:
-                self.link.send(len(data), 0.0, lambda data=data: self._receive(1, data))  # type: ignore[misc]
+                self.link.send(len(data), 0.0, partial(self._receive, 1, data))
             else:
-                self.link.send_back(0.0, lambda data=data: self._receive(0, data))  # type: ignore[misc]
+                self.link.send_back(0.0, partial(self._receive, 0, data))
         timer = self.ends[end].get_timer()
         if timer is not None and timer + TIMER_LATE_S < self._timers[end]:
             self._timers[end] = timer + TIMER_LATE_S

@@ -96,7 +96,7 @@ def spread_options(decorated: F) -> F:
     return decorated
 
 
-@command.command("run", hidden=True)
+@command.command("run")
 @click.argument("scenario", required=False)
 @click.option("--seed", type=int, help="One seed (default: 1).")
 @click.option("--seeds", metavar="1-20", help="Several, as 1-20 or 1,3,5.")

@@ -304,6 +304,10 @@ class Engine(QuicConnection):
         dice = int.from_bytes(secret_bytes(4)) % LEFT_OUT_SPAN
         self._leave_out_at = self._packet_number + LEFT_OUT_MIN + dice
 
+    def _probe_preferred_address(self) -> None:
+        # RFC 9000 9.6 lets us stay: whom we dialled could name anybody, and we would knock there.
+        self._remote_preferred_address = None
+
     def _put_control_first(self) -> None:
         queue = self._streams_queue
         for at, stream in enumerate(queue):

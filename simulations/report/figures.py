@@ -151,7 +151,8 @@ def overlay(row: Row) -> str:
                 size = 170 if mine[0]["role"] == 0 else 110 if mine[0]["role"] == 1 else 42
                 axes.scatter(xs, ys, s=size, color=_colour(group, groups), label=group,
                              edgecolors="white", linewidths=0.9, zorder=3)  # fmt: skip
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.1, 1.02), handletextpad=0.1)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(groups),
+                    handletextpad=0.1)  # fmt: skip
 
     return _svg((4.9, 4.4), draw, "overlay")
 

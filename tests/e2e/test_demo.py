@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,10 +69,8 @@ def descendants(pid: int) -> set[int]:
     """The processes below `pid`, by what the kernel says."""
 
     found: set[int] = set()
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
+    with suppress(OSError):  # It ends while we look.
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
             ids = {int(child) for child in children.read_text().split()}
-        except OSError:
-            continue
-        found |= ids.union(*(descendants(child) for child in ids)) if ids else set()
+            found |= ids.union(*(descendants(child) for child in ids))
     return found

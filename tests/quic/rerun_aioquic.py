@@ -53,6 +53,7 @@ class Lenient(FastEngine):
 
     _write_connection_limits = QuicConnection._write_connection_limits
     _write_stream_limits = QuicConnection._write_stream_limits
+    _probe_preferred_address = QuicConnection._probe_preferred_address
 
     def __init__(self, *, configuration: QuicConfiguration, **others: Any) -> None:
         super().__init__(configuration=configuration, **others)
