@@ -56,12 +56,6 @@ class Counters:
     stall_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _When:
-    pts_s: float
-    duration_s: float
-
-
 class Playout:
     """Decides when which chunk is handed to the player."""
 
@@ -73,7 +67,8 @@ class Playout:
         self.end_seq: int | None = None  # Where the stream ends: nothing is due there.
         self.last_seq = -1  # Handed over before the last pause.
         self._shelf = shelf
-        self._when: dict[int, _When] = {}
+        self._line: dict[int, tuple[float, float]] = {}  # By seq: when it ends, how long it is.
+        self._latest = -1  # The highest seq there.
         self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
         self._live_s = 0.0  # The smallest offset of them: what the clock says minus the stream's.
         self._started_at = -inf  # When the first chunk left, after `start`.
@@ -105,9 +100,10 @@ class Playout:
         self, seq: int, pts_s: float, duration_s: float, *, fresh: bool, now: float
     ) -> None:
         """A verified head came. fresh: it extends the live edge, so it tells where live is."""
-        self._when[seq] = _When(pts_s, duration_s)
-        while len(self._when) > TIMELINE_MAX:
-            del self._when[min(self._when)]
+        self._line[seq] = pts_s + duration_s, duration_s
+        self._latest = max(self._latest, seq)
+        while len(self._line) > TIMELINE_MAX:
+            del self._line[min(self._line)]
         if not fresh:
             return
         offset = now - (pts_s + duration_s)
@@ -232,8 +228,8 @@ class Playout:
     def buffer_s(self) -> float:
         """Seconds of media that are ready ahead of what has been handed over."""
         seq, total = self.next_seq, 0.0
-        while seq is not None and seq in self._when and self._shelf.ready(seq):
-            total += self._when[seq].duration_s
+        while seq is not None and seq in self._line and self._shelf.ready(seq):
+            total += self._line[seq][1]
             seq += 1
         return total
 
@@ -280,11 +276,13 @@ class Playout:
 
     def _end_s(self, seq: int) -> float | None:
         """When `seq` ends on the stream's time line, extrapolated where its head is unknown."""
-        when = self._when.get(seq)
-        if when is None:
-            known = max((s for s in self._when if s < seq), default=None)
-            if known is None:
-                return None
-            when = self._when[known]
-            return when.pts_s + when.duration_s * (1 + seq - known)
-        return when.pts_s + when.duration_s
+        line = self._line
+        if seq in line:
+            return line[seq][0]
+        before = self._latest if seq > self._latest else max(
+            (s for s in line if s < seq), default=-1
+        )  # fmt: skip
+        if before not in line:
+            return None
+        end_s, duration_s = line[before]
+        return end_s + duration_s * (seq - before)

@@ -20,7 +20,6 @@ from p2pstream.swarm.messages import (
     NO_HOPS,
     SHORT_ID_BYTES,
     SUBSTREAMS,
-    Have,
     Map,
     Role,
     unpack_mask,
@@ -49,19 +48,25 @@ class Heard:
     hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
     parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
 
-    def note(self, seq: int, mask: int) -> None:
-        if seq > self.edge - HEADS_MAX:
-            self.masks[seq] = mask
-            self.edge = max(self.edge, seq)
+    def learn(self, base: int, masks: list[int]) -> None:
+        """From `base` on it holds just this."""
+        end = base + len(masks)
+        if self.edge >= end:
+            self.masks = {seq: mask for seq, mask in self.masks.items() if seq < base}
+        self.masks.update(zip(range(base, end), masks, strict=True))
         while len(self.masks) > HEADS_MAX:
-            del self.masks[min(self.masks)]
+            del self.masks[next(iter(self.masks))]
+        if masks and masks[-1]:
+            self.edge = end - 1
+        else:
+            self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
 
 
 @dataclass(slots=True)
 class Partner:
     """One peer that trades with us in this stream.
 
-    asked: pieces we requested and do not have yet, and when. knows: seqs whose heads it certainly
+    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces we requested and do not have yet, and when. knows: seqs whose heads it certainly
     has. cool: feeds it may not be chosen for, until when; shunned_until: for none at all.
     """
 
@@ -74,6 +79,8 @@ class Partner:
     heard: dict[int, Heard] = field(default_factory=dict)
     key: int = 0
     slots: int = 0
+    told: int = 0
+    told_at: float = -inf
     knows: set[int] = field(default_factory=set)
     asked: dict[PieceKey, float] = field(default_factory=dict)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -101,34 +108,19 @@ class Partner:
         heard = self._heard(message.rendition)
         if heard is None:
             return
-        base, oldest = message.base, message.base + len(masks) - HEADS_MAX
-        kept = {seq: mask for seq, mask in heard.masks.items() if oldest <= seq < base}
-        heard.masks = kept | {base + n: mask for n, mask in enumerate(masks) if mask}
-        heard.edge = max(heard.masks, default=-1)
+        heard.learn(message.base, masks)
         heard.hops, heard.parents = message.hops, message.parents
         self.key, self.slots = message.key, message.slots
 
-    def learn_have(self, message: Have) -> None:
-        """Raises `BadMessage`."""
-        heard = self._heard(message.rendition)
-        for seq, mask in message.items:
-            bits = unpack_mask(mask)
-            if heard is not None:
-                heard.note(seq, bits)
-
-    def cares_for(self, rendition: int) -> bool:
-        """Whether it carries the rendition too; a newcomer that carries nothing yet may."""
-        return not self.heard or rendition in self.heard
-
     def knows_head(self, seq: int) -> bool:
-        return seq in self.knows or any(seq in heard.masks for heard in self.heard.values())
+        return seq in self.knows or any(heard.masks.get(seq) for heard in self.heard.values())
 
     def forget_before(self, seq: int) -> None:
         """Drop what concerns seqs that have left the window."""
-        self.knows = {s for s in self.knows if s >= seq}
-        self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}
-        for heard in self.heard.values():
-            heard.masks = {s: mask for s, mask in heard.masks.items() if s >= seq}
+        if len(self.knows) > HEADS_MAX:
+            self.knows = {s for s in self.knows if s >= seq}
+        if self.asked:
+            self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}
 
     def _heard(self, rendition: int) -> Heard | None:
         if rendition not in self.heard and len(self.heard) >= RENDITIONS_HEARD_MAX:

@@ -5,7 +5,7 @@ pushed, sent or played; a partner is either here with all that concerns it or go
 everything kept is bounded by the window of heads or by a named limit.
 
 The journey of a piece: `_on_piece` -> `_accept_head` -> `_accept_piece` (verified, stored) ->
-`Giver.forward` (to children, at once) and `Giver.announce` (to the others, soon) -> `Watch` (when
+`Giver.forward` (to children, at once) and `Giver.tell_next` (to the others, soon) -> `Watch` (when
 its chunk is complete) -> `Play`.
 """
 
@@ -39,7 +39,7 @@ from p2pstream.stream.manifest import init_hash, pack_init, unpack_init
 from p2pstream.stream.merkle import HASH_BYTES
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.defaults import ORIGIN_COPIES, SEED_COPIES
-from p2pstream.swarm.giver import MAP_CHUNKS, Giver
+from p2pstream.swarm.giver import Giver
 from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
 from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
@@ -142,6 +142,7 @@ class Swarm:
     def receive(self, peer: NodeId, message: Happening, *, now: float) -> None:
         """See `Core`. Raises `PeerError`."""
         self._notice_sleep(now)  # What piled up meanwhile is old: it must not be played.
+        partner = self.partners.get(peer)
         match message:
             case LinkUp():
                 self._on_link_up(peer, message, now)
@@ -149,27 +150,32 @@ class Swarm:
                 self._on_link_down(peer, message, now)
             case m.Join():
                 self._on_join(peer, message, now)
+            case _ if partner is not None:
+                partner.heard_at = now
+                self._from_partner(partner, message, now)
+            case _ if peer in self._joined:
+                self._turned_away(peer, message, now)
             case _:
-                self._from_partner(peer, message, now)
-        self._play(now)
+                pass  # It left, or has not joined: what is still on the way does not matter.
 
     def wake(self, *, now: float) -> None:
         """See `Core`."""
         self._notice_sleep(now)
-        if now >= self._giver.have_at:
-            self._giver.send_haves()
+        if now >= self._giver.map_at:
+            self._giver.tell_next(now=now)
         if now >= self._upkeep_at:
             self._upkeep(now)
         if now >= self._parenting.seek_at:
             self._parenting.seek(now=now)
         if now >= self._taker.plan_at:
             self._taker.plan(now=now)
-        self._play(now)
+        if self.watch and now >= self.watch.playout.wake_at():
+            self._play(now)
 
     def wake_at(self) -> float:
         """See `Core`."""
         play_at = self.watch.playout.wake_at() if self.watch else inf
-        parts_at = min(self._giver.have_at, self._taker.plan_at, self._parenting.seek_at)
+        parts_at = min(self._giver.map_at, self._taker.plan_at, self._parenting.seek_at)
         return min(parts_at, self._upkeep_at, play_at)
 
     def effects(self) -> list[Effect]:
@@ -200,7 +206,7 @@ class Swarm:
             for index, piece in enumerate(pieces):
                 self.window.add_piece(head.seq, rendition, index, piece.data, piece.proof)
                 self._giver.forward(head.seq, rendition, index, 0, now=now)
-            self._giver.announce(head.seq, rendition, now=now)
+        self._giver.note_change(head.seq, now=now)
         if head.end:
             self._end(head, now)
 
@@ -279,7 +285,7 @@ class Swarm:
             return
         if peer not in self._joined:
             self._join(peer, now)
-        self._giver.send_maps(peer)
+        self._giver.tell(self.partners[peer], now=now)
         self._giver.send_peers(peer)
         if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
             self._accept_head(self.partners[peer], join.head, now)
@@ -314,18 +320,12 @@ class Swarm:
         self._forget(gone, now)
         return True
 
-    def _from_partner(self, peer: NodeId, message: Happening, now: float) -> None:
-        partner = self.partners.get(peer)
-        if partner is None:
-            if peer in self._joined:
-                self._turned_away(peer, message, now)
-            return  # It left, or has not joined: what is still on the way does not matter.
-        partner.heard_at = now
+    def _from_partner(self, partner: Partner, message: Happening, now: float) -> None:
         match message:
             case Parcel(m.Piece() as header, body):
                 self._on_piece(partner, header, body, now)
-            case m.Map() | m.Have():
-                self._on_news(partner, message, now)
+            case m.Map():
+                self._on_map(partner, message, now)
             case m.Want():
                 self._giver.on_want(partner, message, now=now)
             case m.Lack():
@@ -358,21 +358,17 @@ class Swarm:
                     self.mesh.send(partner.node, m.InitFile(self.stream, packed))
             case m.InitFile():
                 self._on_init(message)
+                self._play(now)
             case m.Leave():
                 self._forget(partner.node, now)
                 self.candidates.failed(partner.node, now=now)
             case _:
                 raise BadMessage(f"{type(message).__name__} does not belong to a swarm")
 
-    def _on_news(self, partner: Partner, message: m.Map | m.Have, now: float) -> None:
-        if isinstance(message, m.Map):
-            partner.learn_map(message)
-            seqs: Iterable[int] = range(message.base, message.base + len(message.masks))
-            self._parenting.seek(now=now)
-        else:
-            partner.learn_have(message)
-            seqs = [seq for seq, _ in message.items]
-        self._taker.note_known(seqs, message.rendition, now=now)
+    def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
+        partner.learn_map(told)
+        self._parenting.seek(now=now)
+        self._taker.note_map(told, now=now)
 
     # Trust: what comes in becomes ours only here.
 
@@ -447,7 +443,7 @@ class Swarm:
             sender = self.partners.get(waiting.peer)
             if sender is not None:
                 self._try_waiting(sender, waiting.header, waiting.body, now)
-        self._taker.soon(now=now)
+        self._taker.note_head(head.seq, now=now)
 
     def _try_waiting(self, sender: Partner, header: m.Piece, body: bytes, now: float) -> None:
         """A piece from limbo may be a lie: blame its sender, not whoever brought the head."""
@@ -470,9 +466,10 @@ class Swarm:
             return
         hops = header.hops + 1
         self._giver.forward(seq, rendition, index, hops, besides=partner.node, now=now)
-        self._giver.announce(seq, rendition, now=now)
+        self._giver.note_change(seq, now=now)
         if self.watch and self.window.complete(seq, rendition):
             self.watch.arrived(seq, rendition, now=now)
+            self._play(now)
 
     def _count_piece(self, partner: Partner, header: m.Piece, size: int, *, new: bool) -> None:
         mesh, hops = self.mesh, header.hops + 1
@@ -529,6 +526,7 @@ class Swarm:
             self.watch.playout.end_seq = head.seq
         for peer in self.partners:
             self._join(peer, now)
+        self._play(now)
 
     # Once a second.
 
@@ -540,11 +538,11 @@ class Swarm:
             self.children.forget(peer)  # If it is there after all, it asks for another parent.
         self._giver.adapt(now=now)
         self._parenting.upkeep(now=now)
-        self._giver.send_maps(*self.partners, chunks=MAP_CHUNKS)
         self._gossip(now)
         self._choose_rendition(now)
         self._taker.prune()
         self._taker.soon(now=now)
+        self._play(now)
 
     def _drop_silent(self, now: float) -> None:
         for partner in list(self.partners.values()):

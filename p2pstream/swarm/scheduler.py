@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
 from p2pstream.identity import NodeId
@@ -62,28 +63,44 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Ask `peer` for the piece (None: wait). late: a parent let us down."""
+    """Ask `peer` for the piece (None: wait). late: a parent let us down. again_at: when to decide
+    anew, if nothing new is heard.
+    """
 
     peer: NodeId | None
     late: bool
+    again_at: float
 
 
 def decide(piece: Missing, holders: Sequence[Holder], *, now: float, rng: Random) -> Verdict:
     """Whom to ask for `piece` now, if anybody."""
     rtt_s = min((holder.rtt_s for holder in holders), default=0.0)
-    patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
-    patient = now - piece.known_at < patience_s and now < piece.deadline - URGENT_S - 2 * rtt_s
-    if piece.asked:
-        newest = max(at for _, at in piece.asked)
-        answered_s = ANSWER_S * len(piece.asked) + 2 * rtt_s
-        if len(piece.asked) >= IN_FLIGHT_MAX or now - newest < answered_s:
-            return Verdict(None, late=False)
-    elif piece.pushed and patient:
-        return Verdict(None, late=False)
+    wait_until = _wait_until(piece, rtt_s)
+    if now < wait_until:
+        return Verdict(None, late=False, again_at=wait_until)
     asked = {peer for peer, _ in piece.asked}
     able = [h for h in holders if h.peer not in asked and h.queue < ASKED_MAX]
     best = min(able, key=lambda h: _cost(h) + 0.01 * rng.random(), default=None)
-    return Verdict(best.peer if best else None, late=piece.pushed and not piece.asked)
+    late = piece.pushed and not piece.asked
+    if best is None:
+        return Verdict(None, late, again_at=now + ANSWER_S)
+    return Verdict(best.peer, late, again_at=now + _answer_s(len(asked) + 1, rtt_s))
+
+
+def _wait_until(piece: Missing, rtt_s: float) -> float:
+    """Until when a parent, or whoever was asked, is trusted to bring it."""
+    if len(piece.asked) >= IN_FLIGHT_MAX:
+        return inf
+    if piece.asked:
+        return max(at for _, at in piece.asked) + _answer_s(len(piece.asked), rtt_s)
+    if not piece.pushed:
+        return -inf
+    patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
+    return min(piece.known_at + patience_s, piece.deadline - URGENT_S - 2 * rtt_s)
+
+
+def _answer_s(asked: int, rtt_s: float) -> float:
+    return ANSWER_S * asked + 2 * rtt_s
 
 
 def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int], dict[int, int]]:

@@ -16,7 +16,6 @@ from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import Partner, PieceKey
 
 COALESCE_S = 0.02  # After news: maps of several partners come together. Half of their own pause.
-TICK_S = 0.05  # While pieces are missing: a quarter of the time that is left when it is urgent.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
 ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
 LOST_S = 1.0  # A request without an answer for so long is forgotten, and may be made again.
@@ -30,7 +29,8 @@ class Taker:
     mesh: Mesh
     parenting: Parenting
     plan_at: float = inf
-    _known_at: dict[tuple[int, int], float] = field(default_factory=dict)  # (seq, rendition)
+    _known_at: dict[int, float] = field(default_factory=dict)  # When we first heard of a seq.
+    _pulled: set[PieceKey] = field(default_factory=set)  # What somebody was asked for, lately.
     _asked_head_at: float = -inf
     _asked_key: bool = False
 
@@ -38,16 +38,26 @@ class Taker:
         """Something changed: look again."""
         self.plan_at = min(self.plan_at, now)
 
-    def note_known(self, seqs: Iterable[int], rendition: int, *, now: float) -> None:
-        """Note when we first heard of chunks that a partner holds."""
-        oldest = self.mesh.window.oldest_allowed
-        horizon, known, news = self.mesh.horizon, self._known_at, False
-        for seq in seqs:
-            if oldest <= seq <= horizon and (seq, rendition) not in known:
-                known[seq, rendition] = now
-                news = True
-        if news or self.mesh.window.newest < 0:
+    def note_head(self, seq: int, *, now: float) -> None:
+        """A head has come: the pieces it names exist."""
+        self._known_at.setdefault(seq, now)
+        if self.mesh.watch is not None and self.mesh.watch.playout.next_seq is None:
+            self.soon(now=now)
+
+    def note_map(self, told: m.Map, *, now: float) -> None:
+        """A partner told what it holds: look soon whether we lack any of it."""
+        window, known = self.mesh.window, self._known_at
+        oldest, horizon = window.oldest_allowed, self.mesh.horizon
+        if window.newest < 0:
             self.plan_at = min(self.plan_at, now + COALESCE_S)
+        if told.rendition not in self.mesh.renditions():
+            return
+        for seq in range(max(told.base, oldest), told.base + len(told.masks)):
+            if seq > horizon:
+                break
+            if seq not in window or window.missing(seq, told.rendition):
+                known.setdefault(seq, now)
+                self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
@@ -56,22 +66,20 @@ class Taker:
         self._ask_for_a_head(now)
         self._begin(now)
         wanted: list[tuple[NodeId, scheduler.Missing]] = []
-        waiting = False
         for rendition in self.mesh.renditions():
             for seq, index in self._missing(rendition):
-                waiting = True
                 piece = self._describe(seq, rendition, index, now)
                 holders = self._holders(seq, rendition, index)
                 verdict = scheduler.decide(piece, holders, now=now, rng=self.mesh.rng)
+                self.plan_at = min(self.plan_at, verdict.again_at)
                 if verdict.late:
                     self.mesh.counters.pulls_late += 1
                     self.parenting.missed((rendition, substream_of(seq, index)), now=now)
                 if verdict.peer is not None:
                     self.mesh.partners[verdict.peer].asked[seq, rendition, index] = now
+                    self._pulled.add((seq, rendition, index))
                     wanted.append((verdict.peer, piece))
         self._ask(wanted)
-        if waiting:
-            self.plan_at = now + TICK_S
 
     def on_lack(self, partner: Partner, lack: m.Lack, *, now: float) -> None:
         """Ask somebody else. Raises `BadMessage`."""
@@ -86,6 +94,9 @@ class Taker:
 
     def settle(self, key: PieceKey, by: NodeId, *, now: float) -> None:
         """A piece came from `by`: the others need not send it, and who was slow is noted."""
+        if key not in self._pulled:
+            return
+        self._pulled.discard(key)
         for partner in self.mesh.partners.values():
             asked_at = partner.asked.pop(key, None)
             if asked_at is None:
@@ -98,7 +109,8 @@ class Taker:
     def prune(self) -> None:
         """Once a second: forget what has left the window, and a part of what was not answered."""
         oldest = self.mesh.window.oldest_allowed
-        self._known_at = {key: at for key, at in self._known_at.items() if key[0] >= oldest}
+        self._known_at = {seq: at for seq, at in self._known_at.items() if seq >= oldest}
+        self._pulled = {key for key in self._pulled if key[0] >= oldest}
         for partner in self.mesh.partners.values():
             partner.forget_before(oldest)
             partner.account.unanswered *= FORGIVEN_EACH_S
@@ -191,7 +203,7 @@ class Taker:
             seq,
             rendition,
             index,
-            known_at=self._known_at.get((seq, rendition), now),
+            known_at=self._known_at.get(seq, now),
             deadline=self.mesh.deadline(seq),
             pushed=parent is not None and parent.first <= seq,
             proven=parent is not None and parent.pieces > 0,
