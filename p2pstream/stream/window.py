@@ -127,9 +127,9 @@ class Window:
         return slot.have.get(rendition, 0) if slot else 0
 
     def missing(self, seq: int, rendition: int) -> int:
-        """The pieces we lack of a chunk whose head we have, as a bit mask."""
+        """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""
         slot = self._slots.get(seq)
-        return slot.lack.get(rendition, 0) if slot else 0
+        return slot.lack.get(rendition, 0) if slot else -1
 
     def complete(self, seq: int, rendition: int) -> bool:
         slot = self._slots.get(seq)

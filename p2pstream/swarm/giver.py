@@ -63,7 +63,8 @@ class Giver:
     def note_change(self, seq: int, *, now: float) -> None:
         """We hold more of `seq` than before: tell the partners, one after another."""
         self._changes += 1
-        self._changed_at[seq] = self._changes
+        self._changed_at.pop(seq, None)
+        self._changed_at[seq] = self._changes  # The latest comes last.
         if len(self._changed_at) > HEADS_MAX:
             del self._changed_at[min(self._changed_at)]
         self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s()))
@@ -85,8 +86,7 @@ class Giver:
     def tell(self, partner: Partner, *, now: float) -> None:
         """Send maps, from the first seq on that has changed since `partner` was told last."""
         mesh, window = self.mesh, self.mesh.window
-        news = [seq for seq, change in self._changed_at.items() if change > partner.told]
-        base = max(0, window.oldest_allowed, min(news, default=window.newest + 1))
+        base = max(0, window.oldest_allowed, self._first_change(partner.told))
         partner.told, partner.told_at, self._told_at = self._changes, now, now
         self._turns.pop(partner.node, None)
         self._turns[partner.node] = None
@@ -218,6 +218,15 @@ class Giver:
         self._budget = min(BUDGET_S * rate, self._budget + rate * (now - self._budget_at))
         self._budget_at = now
         return self._budget > 0 and mesh.roads.backlog(peer) < BACKLOG_MIN + mesh.rate
+
+    def _first_change(self, since: int) -> int:
+        """The lowest seq that has changed since so many changes; after the newest if none has."""
+        first = self.mesh.window.newest + 1
+        for seq in reversed(self._changed_at):
+            if self._changed_at[seq] <= since:
+                break
+            first = min(first, seq)
+        return first
 
     def _next(self) -> Partner | None:
         """Who waits longest."""

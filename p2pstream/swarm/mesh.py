@@ -87,8 +87,13 @@ class Mesh:
         return tuple(sorted(there))
 
     def edge(self, rendition: int) -> int:
-        """The newest seq of which a partner holds anything; -1 of nothing."""
-        return max((self.edge_of(p, rendition) for p in self.partners.values()), default=-1)
+        """The newest seq that we have the head of, or of which a partner says it holds anything."""
+        newest, horizon = self.window.newest, self.horizon
+        for partner in self.partners.values():
+            heard = partner.heard.get(rendition)
+            if heard is not None and heard.edge > newest:
+                newest = heard.edge if heard.edge <= horizon else self.edge_of(partner, rendition)
+        return newest
 
     def edge_of(self, partner: Partner, rendition: int) -> int:
         """The newest seq that a partner may well hold: nobody moves the live edge by words."""

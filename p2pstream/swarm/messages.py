@@ -163,15 +163,22 @@ SWARM_MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 
 
+_SHORT_MASKS = [b"", *(bytes([mask]) for mask in range(1, 256))]  # Nearly all there are.
+
+
 def pack_mask(mask: int) -> bytes:
+    if mask < 256:
+        return _SHORT_MASKS[mask]
     return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
 
 
 def unpack_mask(data: bytes) -> int:
     """Raises `BadMessage` for a mask with trailing zeros."""
-    if data[-1:] == b"\0":
+    if not data:
+        return 0
+    if not data[-1]:
         raise BadMessage("non_canonical: a bit mask with trailing zeros")
-    return int.from_bytes(data, "little")
+    return data[0] if len(data) == 1 else int.from_bytes(data, "little")
 
 
 def bits(mask: int) -> list[int]:

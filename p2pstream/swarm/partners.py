@@ -40,11 +40,13 @@ PieceKey = tuple[int, int, int]  # (seq, rendition, index)
 class Heard:
     """What a partner said of one rendition: masks of pieces by seq, and its place in the mesh.
 
-    edge: the newest seq of which the partner held anything; -1 of nothing.
+    edge: the newest seq of which the partner held anything; -1 of nothing. behind: how many chunks
+    that was behind the newest that we knew then.
     """
 
     masks: dict[int, int] = field(default_factory=dict)
     edge: int = -1
+    behind: int = 0
     hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
     parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
 
@@ -54,12 +56,19 @@ class Heard:
         if self.edge >= end:
             self.masks = {seq: mask for seq, mask in self.masks.items() if seq < base}
         self.masks.update(zip(range(base, end), masks, strict=True))
-        while len(self.masks) > HEADS_MAX:
-            del self.masks[next(iter(self.masks))]
+        self._trim()
         if masks and masks[-1]:
             self.edge = end - 1
         else:
             self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
+
+    def learn_one(self, seq: int, mask: int) -> None:
+        self.masks[seq] = mask
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self.masks) > HEADS_MAX:
+            del self.masks[next(iter(self.masks))]
 
 
 @dataclass(slots=True)
@@ -100,8 +109,26 @@ class Partner:
         heard = self.heard.get(rendition)
         return heard.edge if heard else -1
 
-    def learn_map(self, message: Map) -> None:
-        """A map replaces what we heard from its base on. Raises `BadMessage`."""
+    def may_hold(self, rendition: int, seq: int, newest: int) -> bool:
+        """Whether it should hold a chunk that it has not told us of yet, as it was no farther
+        behind when it last told. newest: that we know now.
+        """
+        heard = self.heard.get(rendition)
+        if heard is None or seq in heard.masks or heard.edge < 0:
+            return False
+        return heard.edge < seq < newest - heard.behind
+
+    def lacks(self, rendition: int, seq: int, index: int) -> None:
+        """It says that it does not hold this piece: so it is until its next map."""
+        heard = self.heard.get(rendition)
+        if heard is not None:
+            heard.learn_one(seq, heard.masks.get(seq, 0) & ~(1 << index))
+
+    def learn_map(self, message: Map, newest: int) -> None:
+        """A map replaces what we heard from its base on. newest: the seq that we know.
+
+        Raises `BadMessage`.
+        """
         masks = [unpack_mask(mask) for mask in message.masks]
         if message.base + len(masks) > SEQ_MAX:
             raise BadMessage("a map beyond the last seq there can be")
@@ -109,6 +136,7 @@ class Partner:
         if heard is None:
             return
         heard.learn(message.base, masks)
+        heard.behind = max(0, newest - heard.edge)
         heard.hops, heard.parents = message.hops, message.parents
         self.key, self.slots = message.key, message.slots
 

@@ -122,8 +122,8 @@ class Swarm:
         self.ended = False
         self.forked = False
         self.first_chunk_at: float | None = None
-        self._parenting = Parenting(mesh)
         self._giver = Giver(mesh)
+        self._parenting = Parenting(mesh, self._giver.tell)
         self._taker = Taker(mesh, self._parenting)
         self._limbo = Limbo()
         self._forked_at: set[int] = set()  # Whoever sends pieces there may believe the other head.
@@ -366,7 +366,7 @@ class Swarm:
                 raise BadMessage(f"{type(message).__name__} does not belong to a swarm")
 
     def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
-        partner.learn_map(told)
+        partner.learn_map(told, self.window.newest)
         self._parenting.seek(now=now)
         self._taker.note_map(told, now=now)
 

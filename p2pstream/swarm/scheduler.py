@@ -9,7 +9,7 @@ below 2 % of bytes twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -26,6 +26,7 @@ ASKED_MAX = 64  # Requests in flight with one partner: security/architecture.md 
 ORIGIN_PENALTY_S = 1.0  # As if the origin were a second away: everybody else first.
 SEED_PENALTY_S = 0.05
 QUEUE_COST_S = 0.02  # For each piece already asked of a partner.
+GUESS_COST_S = 0.05  # For a holder that has not said so: a round trip to hear that it does not.
 UNANSWERED_COST_S = 0.3  # For each request left unanswered: after four the origin is asked first.
 
 
@@ -49,9 +50,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A partner that says it holds the piece.
+    """A partner that may hold the piece.
 
-    queue: pieces we already asked of it. unanswered: as in `Account`.
+    queue: pieces we already asked of it. unanswered: as in `Account`. told: it says so; otherwise
+    we only think so, since it keeps up with the stream.
     """
 
     peer: NodeId
@@ -59,48 +61,27 @@ class Holder:
     rtt_s: float
     queue: int
     unanswered: float = 0.0
+    told: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Ask `peer` for the piece (None: wait). late: a parent let us down. again_at: when to decide
-    anew, if nothing new is heard.
-    """
-
-    peer: NodeId | None
-    late: bool
-    again_at: float
-
-
-def decide(piece: Missing, holders: Sequence[Holder], *, now: float, rng: Random) -> Verdict:
-    """Whom to ask for `piece` now, if anybody."""
-    rtt_s = min((holder.rtt_s for holder in holders), default=0.0)
-    wait_until = _wait_until(piece, rtt_s)
-    if now < wait_until:
-        return Verdict(None, late=False, again_at=wait_until)
-    asked = {peer for peer, _ in piece.asked}
-    able = [h for h in holders if h.peer not in asked and h.queue < ASKED_MAX]
-    best = min(able, key=lambda h: _cost(h) + 0.01 * rng.random(), default=None)
-    late = piece.pushed and not piece.asked
-    if best is None:
-        return Verdict(None, late, again_at=now + ANSWER_S)
-    return Verdict(best.peer, late, again_at=now + _answer_s(len(asked) + 1, rtt_s))
-
-
-def _wait_until(piece: Missing, rtt_s: float) -> float:
-    """Until when a parent, or whoever was asked, is trusted to bring it."""
+def wait_until(piece: Missing, rtt_s: float) -> float:
+    """Until when a parent, or whoever was asked, is trusted to bring it. rtt_s: to the nearest."""
     if len(piece.asked) >= IN_FLIGHT_MAX:
         return inf
     if piece.asked:
-        return max(at for _, at in piece.asked) + _answer_s(len(piece.asked), rtt_s)
+        return max(at for _, at in piece.asked) + ANSWER_S * len(piece.asked) + 2 * rtt_s
     if not piece.pushed:
         return -inf
     patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
     return min(piece.known_at + patience_s, piece.deadline - URGENT_S - 2 * rtt_s)
 
 
-def _answer_s(asked: int, rtt_s: float) -> float:
-    return ANSWER_S * asked + 2 * rtt_s
+def choose(piece: Missing, holders: Iterable[Holder], *, rng: Random) -> NodeId | None:
+    """Whom to ask for `piece` now, if anybody."""
+    asked = {peer for peer, _ in piece.asked}
+    able = [h for h in holders if h.peer not in asked and h.queue < ASKED_MAX]
+    best = min(able, key=lambda h: _cost(h) + 0.01 * rng.random(), default=None)
+    return best.peer if best else None
 
 
 def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int], dict[int, int]]:
@@ -114,5 +95,5 @@ def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int]
 
 def _cost(holder: Holder) -> float:
     penalty = {Role.ORIGIN: ORIGIN_PENALTY_S, Role.SEED: SEED_PENALTY_S, Role.VIEWER: 0.0}
-    trust_s = UNANSWERED_COST_S * holder.unanswered
+    trust_s = UNANSWERED_COST_S * holder.unanswered + GUESS_COST_S * (not holder.told)
     return holder.rtt_s + QUEUE_COST_S * holder.queue + trust_s + penalty[holder.role]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -55,41 +55,35 @@ class Taker:
         for seq in range(max(told.base, oldest), told.base + len(told.masks)):
             if seq > horizon:
                 break
-            if seq not in window or window.missing(seq, told.rendition):
+            if window.missing(seq, told.rendition):
                 known.setdefault(seq, now)
                 self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
+        mesh = self.mesh
         self.plan_at = inf
         self._give_up(now)
         self._ask_for_a_head(now)
         self._begin(now)
+        rtt_s = min((mesh.roads.rtt_s(peer) for peer in mesh.partners), default=0.0)
         wanted: list[tuple[NodeId, scheduler.Missing]] = []
-        for rendition in self.mesh.renditions():
+        for rendition in mesh.renditions():
             for seq, index in self._missing(rendition):
                 piece = self._describe(seq, rendition, index, now)
-                holders = self._holders(seq, rendition, index)
-                verdict = scheduler.decide(piece, holders, now=now, rng=self.mesh.rng)
-                self.plan_at = min(self.plan_at, verdict.again_at)
-                if verdict.late:
-                    self.mesh.counters.pulls_late += 1
-                    self.parenting.missed((rendition, substream_of(seq, index)), now=now)
-                if verdict.peer is not None:
-                    self.mesh.partners[verdict.peer].asked[seq, rendition, index] = now
-                    self._pulled.add((seq, rendition, index))
-                    wanted.append((verdict.peer, piece))
+                wait_until = scheduler.wait_until(piece, rtt_s)
+                if now >= wait_until:
+                    wait_until = now + scheduler.ANSWER_S + 2 * rtt_s
+                    self._decide(piece, wanted, now)
+                self.plan_at = min(self.plan_at, wait_until)
         self._ask(wanted)
 
     def on_lack(self, partner: Partner, lack: m.Lack, *, now: float) -> None:
         """Ask somebody else. Raises `BadMessage`."""
-        heard = partner.heard.get(lack.rendition)
         for seq, data in lack.items:
-            mask = m.unpack_mask(data)
-            for index in bits(mask):
-                partner.asked.pop((seq, lack.rendition, index), None)
-            if heard is not None and seq in heard.masks:
-                heard.masks[seq] &= ~mask  # Until it says again that it has them.
+            for index in bits(m.unpack_mask(data)):
+                if partner.asked.pop((seq, lack.rendition, index), None) is not None:
+                    partner.lacks(lack.rendition, seq, index)
         self.soon(now=now)
 
     def settle(self, key: PieceKey, by: NodeId, *, now: float) -> None:
@@ -168,19 +162,36 @@ class Taker:
             want = m.Want(self.mesh.stream, rendition, ((seq, b"\1"),), heads=True)
             self.mesh.send(peer, want)
 
+    def _decide(
+        self, piece: scheduler.Missing, wanted: list[tuple[NodeId, scheduler.Missing]], now: float
+    ) -> None:
+        """Nobody is trusted to bring the piece any more."""
+        mesh, key = self.mesh, (piece.seq, piece.rendition, piece.index)
+        peer = scheduler.choose(piece, self._holders(*key), rng=mesh.rng)
+        if piece.pushed and not piece.asked:
+            mesh.counters.pulls_late += 1
+            feed = piece.rendition, substream_of(piece.seq, piece.index)
+            self.parenting.missed(feed, now=now)
+        if peer is not None:
+            mesh.partners[peer].asked[key] = now
+            self._pulled.add(key)
+            wanted.append((peer, piece))
+
     def _missing(self, rendition: int) -> list[tuple[int, int]]:
-        """(seq, index) of pieces that a partner holds and we want, oldest first."""
-        mesh = self.mesh
+        """(seq, index) of pieces that we want and lack, oldest first. Before the head of a chunk is
+        here we know of none but those that partners told of.
+        """
+        mesh, window = self.mesh, self.mesh.window
         edge = mesh.edge(rendition)
         found = []
         for seq in range(self._fetch_from(edge), edge + 1):
-            lacking = mesh.window.missing(seq, rendition) if seq in mesh.window else -1
-            if not lacking:
-                continue
-            held = 0
-            for partner in mesh.partners.values():
-                held |= partner.holds(rendition, seq)
-            found += [(seq, index) for index in bits(held & lacking)]
+            lacking = window.missing(seq, rendition)
+            if lacking < 0:
+                lacking = 0
+                for partner in mesh.partners.values():
+                    lacking |= partner.holds(rendition, seq)
+            if lacking:
+                found += [(seq, index) for index in bits(lacking)]
         return found
 
     def _fetch_from(self, edge: int) -> int:
@@ -194,11 +205,13 @@ class Taker:
 
     def _describe(self, seq: int, rendition: int, index: int, now: float) -> scheduler.Missing:
         parent = self.mesh.parents.by_feed.get((rendition, substream_of(seq, index)))
-        asked = tuple(
-            (p.node, at)
-            for p in self.mesh.partners.values()
-            if (at := p.asked.get((seq, rendition, index))) is not None
-        )
+        asked: tuple[tuple[NodeId, float], ...] = ()
+        if (seq, rendition, index) in self._pulled:
+            asked = tuple(
+                (p.node, at)
+                for p in self.mesh.partners.values()
+                if (at := p.asked.get((seq, rendition, index))) is not None
+            )
         return scheduler.Missing(
             seq,
             rendition,
@@ -210,14 +223,15 @@ class Taker:
             asked=asked,
         )
 
-    def _holders(self, seq: int, rendition: int, index: int) -> list[scheduler.Holder]:
-        return [
-            scheduler.Holder(
-                p.node, p.role, self.mesh.roads.rtt_s(p.node), len(p.asked), p.account.unanswered
-            )
-            for p in self.mesh.partners.values()
-            if p.holds(rendition, seq) >> index & 1
-        ]
+    def _holders(self, seq: int, rendition: int, index: int) -> Iterator[scheduler.Holder]:
+        newest = self.mesh.window.newest
+        for p in self.mesh.partners.values():
+            told = bool(p.holds(rendition, seq) >> index & 1)
+            if told or p.may_hold(rendition, seq, newest):
+                rtt_s = self.mesh.roads.rtt_s(p.node)
+                yield scheduler.Holder(
+                    p.node, p.role, rtt_s, len(p.asked), p.account.unanswered, told
+                )
 
     def _ask(self, wanted: list[tuple[NodeId, scheduler.Missing]]) -> None:
         for (peer, rendition), masks in scheduler.by_peer(wanted).items():
