@@ -20,7 +20,7 @@ from p2pstream.stream.head import Head
 from p2pstream.stream.window import Window
 from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
-from p2pstream.swarm.messages import NO_HOPS, SHORT_ID_BYTES, SUBSTREAMS, Role
+from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
 from p2pstream.swarm.partners import PARTNERS_MAX, Partner
 from p2pstream.swarm.push import Children, Feed, Parents
 from p2pstream.swarm.watch import Watch
@@ -122,13 +122,13 @@ class Mesh:
         """Where we are in the mesh: by substream our hops, and the start of our parent's id."""
         if self.role is Role.ORIGIN:
             return bytes(SUBSTREAMS), (b"",) * SUBSTREAMS
-        hops, ids = bytearray(), []
+        hops, ids, parents = [NO_HOPS] * SUBSTREAMS, [b""] * SUBSTREAMS, self.parents.by_feed
         for substream in range(SUBSTREAMS):
             feed = rendition, substream
-            parent = self.parents.by_feed.get(feed)
-            far = self.depth.get(feed, NO_HOPS) if parent and parent.pieces else NO_HOPS
-            hops.append(min(far, NO_HOPS))
-            ids.append(bytes(parent.peer[:SHORT_ID_BYTES]) if parent else b"")
+            if feed in parents:
+                ids[substream] = parents[feed].short_id
+                if parents[feed].pieces and feed in self.depth:
+                    hops[substream] = self.depth[feed]
         return bytes(hops), tuple(ids)
 
     def deadline(self, seq: int) -> float:

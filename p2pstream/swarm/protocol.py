@@ -42,7 +42,7 @@ from p2pstream.swarm.defaults import ORIGIN_COPIES, SEED_COPIES
 from p2pstream.swarm.giver import Giver
 from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
-from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
+from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import PARTNERS_WANTED, Candidates, Partner
 from p2pstream.swarm.push import Children
@@ -409,7 +409,7 @@ class Swarm:
         """
         head = heads.parse(raw)
         known = self.window.head(head.seq)
-        if known is not None and known.raw == raw:
+        if known is head or (known is not None and known.raw == raw):
             partner.knows.add(head.seq)
             return True
         if self.epoch is None or head.epoch > self.epoch.number:
@@ -486,7 +486,7 @@ class Swarm:
         self.counters.taken[partner.role] += size
         self.counters.hops_max = max(self.counters.hops_max, hops)
         partner.account.taken += size
-        mesh.depth[feed] = hops
+        mesh.depth[feed] = min(hops, NO_HOPS)
         mesh.fed[feed] = max(header.seq, mesh.fed.get(feed, -1))
 
     def _on_init(self, message: m.InitFile) -> None:

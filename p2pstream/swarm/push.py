@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 from p2pstream.identity import NodeId
-from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
+from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role, substream_of
 
 Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
 
@@ -153,6 +154,10 @@ class Parent:
     seq: int
     missed: float = 0.0
     pieces: int = 0
+    short_id: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.short_id = bytes(self.peer[:SHORT_ID_BYTES])
 
     def brought(self, seq: int) -> None:
         """It pushed a piece in time. Misses are forgiven slowly: in a ring of parents that feed
@@ -178,8 +183,13 @@ class Parents:
 
     def open_feeds(self, renditions: Iterable[int]) -> list[Feed]:
         """What nobody pushes to us yet."""
-        feeds = [(r, s) for r in renditions for s in range(SUBSTREAMS)]
+        feeds = (feed for rendition in renditions for feed in _feeds(rendition))
         return [feed for feed in feeds if feed not in self.by_feed]
+
+
+@cache
+def _feeds(rendition: int) -> tuple[Feed, ...]:
+    return tuple((rendition, substream) for substream in range(SUBSTREAMS))
 
 
 def _cost(offer: Offer, *, lucky: bool) -> float:
