@@ -105,7 +105,7 @@ class Giver:
         told = tuple((p.node, p.address[0], p.address[1]) for p in some)
         self.mesh.send(peer, m.Peers(self.mesh.stream, told))
 
-    def on_want(self, partner: Partner, want: m.Want, *, now: float) -> None:
+    def on_want(self, partner: Partner, want: m.Want, now: float) -> None:
         """Send what is asked for, or say that we cannot. Raises `BadMessage`."""
         lacking: list[tuple[int, bytes]] = []
         left = ANSWERS_MAX
@@ -127,7 +127,7 @@ class Giver:
             lacks = m.Lack(self.mesh.stream, want.rendition, tuple(lacking))
             self.mesh.send(partner.node, lacks)
 
-    def on_subscribe(self, partner: Partner, message: m.Subscribe, *, now: float) -> None:
+    def on_subscribe(self, partner: Partner, message: m.Subscribe, now: float) -> None:
         """Push from now on, what we hold already included, or say that we do not."""
         mesh, rendition = self.mesh, message.rendition
         # Whoever feeds us a substream cannot have it from us: two would wait for each other.
@@ -225,7 +225,8 @@ class Giver:
         for seq in reversed(self._changed_at):
             if self._changed_at[seq] <= since:
                 break
-            first = min(first, seq)
+            if seq < first:
+                first = seq
         return first
 
     def _next(self) -> Partner | None:

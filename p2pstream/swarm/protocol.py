@@ -4,7 +4,7 @@ Invariants: only verified pieces are in the window, and only what is in the wind
 pushed, sent or played; a partner is either here with all that concerns it or gone without a trace;
 everything kept is bounded by the window of heads or by a named limit.
 
-The journey of a piece: `_on_piece` -> `_accept_head` -> `_accept_piece` (verified, stored) ->
+The journey of a piece: `_on_parcel` -> `_accept_head` -> `_accept_piece` (verified, stored) ->
 `Giver.forward` (to children, at once) and `Giver.tell_next` (to the others, soon) -> `Watch` (when
 its chunk is complete) -> `Play`.
 """
@@ -58,6 +58,7 @@ SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have 
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
+MAP_SLACK_S = 0.04  # How long a map waits for company: half of the pause between two.
 SETTLED_S = 1.0  # A partner this new may yet become a parent. With 5 s latecomers waited for 4 s.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
@@ -122,9 +123,9 @@ class Swarm:
         self.ended = False
         self.forked = False
         self.first_chunk_at: float | None = None
-        self._giver = Giver(mesh)
+        self._giver = giver = Giver(mesh)
         self._parenting = Parenting(mesh, self._giver.tell)
-        self._taker = Taker(mesh, self._parenting)
+        self._taker = taker = Taker(mesh, self._parenting)
         self._limbo = Limbo()
         self._forked_at: set[int] = set()  # Whoever sends pieces there may believe the other head.
         self._mark = epoch_mark
@@ -136,35 +137,49 @@ class Swarm:
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
         self._noticed_at: float | None = None  # The last time anything happened here.
+        # Who may say what, and who hears it.
+        self._from_partner: dict[type, Callable[..., None]] = {
+            Parcel: self._on_parcel,
+            m.Map: self._on_map,
+            m.Want: giver.on_want,
+            m.Lack: taker.on_lack,
+            m.Subscribe: giver.on_subscribe,
+            m.Refuse: self._on_refuse,
+            m.WantInit: self._on_want_init,
+            m.InitFile: self._on_init,
+        }
+        self._from_anybody: dict[type, Callable[..., None]] = {
+            LinkUp: self._on_link_up,
+            LinkDown: self._on_link_down,
+            m.Join: self._on_join,
+            m.Peers: self._on_peers,
+            m.Leave: self._on_leave,
+        }
 
     # The four verbs.
 
     def receive(self, peer: NodeId, message: Happening, *, now: float) -> None:
         """See `Core`. Raises `PeerError`."""
         self._notice_sleep(now)  # What piled up meanwhile is old: it must not be played.
-        partner = self.partners.get(peer)
-        match message:
-            case LinkUp():
-                self._on_link_up(peer, message, now)
-            case LinkDown():
-                self._on_link_down(peer, message, now)
-            case m.Join():
-                self._on_join(peer, message, now)
-            case _ if partner is not None:
-                partner.heard_at = now
-                self._from_partner(partner, message, now)
-            case _ if peer in self._joined:
-                self._turned_away(peer, message, now)
-            case _:
-                pass  # It left, or has not joined: what is still on the way does not matter.
+        partner, kind = self.partners.get(peer), type(message)
+        if partner is not None and kind in self._from_partner:
+            partner.heard_at = now
+            self._from_partner[kind](partner, message, now)
+        elif kind in self._from_anybody:
+            self._from_anybody[kind](peer, message, now)
+        elif kind not in self._from_partner:
+            raise BadMessage(f"{kind.__name__} does not belong to a swarm")
+        # Else it left, or has not joined: what is still on the way does not matter.
+        if now >= self._giver.map_at:
+            self._giver.tell_next(now=now)
 
     def wake(self, *, now: float) -> None:
         """See `Core`."""
         self._notice_sleep(now)
-        if now >= self._giver.map_at:
-            self._giver.tell_next(now=now)
         if now >= self._upkeep_at:
             self._upkeep(now)
+        if now >= self._giver.map_at:
+            self._giver.tell_next(now=now)
         if now >= self._parenting.seek_at:
             self._parenting.seek(now=now)
         if now >= self._taker.plan_at:
@@ -174,9 +189,10 @@ class Swarm:
 
     def wake_at(self) -> float:
         """See `Core`."""
-        play_at = self.watch.playout.wake_at() if self.watch else inf
-        parts_at = min(self._giver.map_at, self._taker.plan_at, self._parenting.seek_at)
-        return min(parts_at, self._upkeep_at, play_at)
+        # A map can wait a little for something else to happen: most of them cost no alarm.
+        map_at = self._giver.map_at + MAP_SLACK_S
+        play_at = self.watch.playout.wake_at() if self.watch is not None else inf
+        return min(self._upkeep_at, map_at, self._taker.plan_at, self._parenting.seek_at, play_at)
 
     def effects(self) -> list[Effect]:
         """See `Core`; besides its effects `Play`, `InitReady` and `EpochSeen`."""
@@ -320,55 +336,30 @@ class Swarm:
         self._forget(gone, now)
         return True
 
-    def _from_partner(self, partner: Partner, message: Happening, now: float) -> None:
-        match message:
-            case Parcel(m.Piece() as header, body):
-                self._on_piece(partner, header, body, now)
-            case m.Map():
-                self._on_map(partner, message, now)
-            case m.Want():
-                self._giver.on_want(partner, message, now=now)
-            case m.Lack():
-                self._taker.on_lack(partner, message, now=now)
-            case m.Subscribe():
-                self._giver.on_subscribe(partner, message, now=now)
-            case m.Refuse():
-                self._parenting.on_refuse(partner, message, now=now)
-                self._taker.soon(now=now)
-            case _:
-                self._on_rare(partner, message, now)
-
-    def _turned_away(self, peer: NodeId, message: Happening, now: float) -> None:
-        """A full node hands us on to others."""
-        if isinstance(message, m.Peers):
+    def _on_peers(self, peer: NodeId, message: m.Peers, now: float) -> None:
+        """From partners, and from full nodes that hand us on to others."""
+        if peer in self.partners or peer in self._joined:
             for node, ip, port in message.peers:
                 self.learn(NodeId(node), [(ip, port)], now=now)
-        elif isinstance(message, m.Leave):
-            self._joined.discard(peer)
-            self.candidates.failed(peer, now=now)
 
-    def _on_rare(self, partner: Partner, message: Happening, now: float) -> None:
-        match message:
-            case m.Peers():
-                for node, ip, port in message.peers:
-                    self.learn(NodeId(node), [(ip, port)], now=now)
-            case m.WantInit():
-                if message.hash in self.inits:
-                    packed = pack_init(self.inits[message.hash])
-                    self.mesh.send(partner.node, m.InitFile(self.stream, packed))
-            case m.InitFile():
-                self._on_init(message)
-                self._play(now)
-            case m.Leave():
-                self._forget(partner.node, now)
-                self.candidates.failed(partner.node, now=now)
-            case _:
-                raise BadMessage(f"{type(message).__name__} does not belong to a swarm")
+    def _on_leave(self, peer: NodeId, _message: m.Leave, now: float) -> None:
+        if peer in self.partners or peer in self._joined:
+            self._forget(peer, now)
+            self.candidates.failed(peer, now=now)
 
     def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
         partner.learn_map(told, self.window.newest)
         self._parenting.seek(now=now)
         self._taker.note_map(told, now=now)
+
+    def _on_refuse(self, partner: Partner, message: m.Refuse, now: float) -> None:
+        self._parenting.on_refuse(partner, message, now=now)
+        self._taker.soon(now=now)
+
+    def _on_want_init(self, partner: Partner, message: m.WantInit, _now: float) -> None:
+        if message.hash in self.inits:
+            packed = pack_init(self.inits[message.hash])
+            self.mesh.send(partner.node, m.InitFile(self.stream, packed))
 
     # Trust: what comes in becomes ours only here.
 
@@ -392,7 +383,10 @@ class Swarm:
             for peer in self.partners if news else ():
                 self._join(peer, now)
 
-    def _on_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
+    def _on_parcel(self, partner: Partner, parcel: Parcel, now: float) -> None:
+        header, body = parcel.header, parcel.body
+        if not isinstance(header, m.Piece):
+            raise BadMessage(f"a parcel with {type(header).__name__}")
         if header.head and not self._accept_head(partner, header.head, now):
             return  # The broadcaster forked: the piece may well fit the other head.
         if header.seq in self._forked_at:
@@ -489,7 +483,7 @@ class Swarm:
         mesh.depth[feed] = min(hops, NO_HOPS)
         mesh.fed[feed] = max(header.seq, mesh.fed.get(feed, -1))
 
-    def _on_init(self, message: m.InitFile) -> None:
+    def _on_init(self, _partner: Partner, message: m.InitFile, now: float) -> None:
         digest = init_hash(message.packed)
         wanted = any(
             part.init == digest
@@ -499,6 +493,7 @@ class Swarm:
         )
         if wanted and digest not in self.inits:
             self._keep_init(digest, unpack_init(message.packed))
+            self._play(now)
 
     def _keep_init(self, digest: bytes, init: Init) -> None:
         self.inits[digest] = init

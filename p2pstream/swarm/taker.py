@@ -31,6 +31,7 @@ class Taker:
     plan_at: float = inf
     _known_at: dict[int, float] = field(default_factory=dict)  # When we first heard of a seq.
     _pulled: set[PieceKey] = field(default_factory=set)  # What somebody was asked for, lately.
+    _rtt_s: float = 0.0  # To the nearest partner.
     _asked_head_at: float = -inf
     _asked_key: bool = False
 
@@ -47,16 +48,14 @@ class Taker:
     def note_map(self, told: m.Map, *, now: float) -> None:
         """A partner told what it holds: look soon whether we lack any of it."""
         window, known = self.mesh.window, self._known_at
-        oldest, horizon = window.oldest_allowed, self.mesh.horizon
         if window.newest < 0:
             self.plan_at = min(self.plan_at, now + COALESCE_S)
         if told.rendition not in self.mesh.renditions():
             return
-        for seq in range(max(told.base, oldest), told.base + len(told.masks)):
-            if seq > horizon:
-                break
-            if window.missing(seq, told.rendition):
-                known.setdefault(seq, now)
+        end = min(told.base + len(told.masks), self.mesh.horizon + 1)
+        for seq in range(max(told.base, window.oldest_allowed), end):
+            if seq not in known and window.missing(seq, told.rendition):
+                known[seq] = now
                 self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def plan(self, *, now: float) -> None:
@@ -66,19 +65,18 @@ class Taker:
         self._give_up(now)
         self._ask_for_a_head(now)
         self._begin(now)
-        rtt_s = min((mesh.roads.rtt_s(peer) for peer in mesh.partners), default=0.0)
         wanted: list[tuple[NodeId, scheduler.Missing]] = []
         for rendition in mesh.renditions():
             for seq, index in self._missing(rendition):
                 piece = self._describe(seq, rendition, index, now)
-                wait_until = scheduler.wait_until(piece, rtt_s)
+                wait_until = scheduler.wait_until(piece, self._rtt_s)
                 if now >= wait_until:
-                    wait_until = now + scheduler.ANSWER_S + 2 * rtt_s
+                    wait_until = now + scheduler.ANSWER_S + 2 * self._rtt_s
                     self._decide(piece, wanted, now)
                 self.plan_at = min(self.plan_at, wait_until)
         self._ask(wanted)
 
-    def on_lack(self, partner: Partner, lack: m.Lack, *, now: float) -> None:
+    def on_lack(self, partner: Partner, lack: m.Lack, now: float) -> None:
         """Ask somebody else. Raises `BadMessage`."""
         for seq, data in lack.items:
             for index in bits(m.unpack_mask(data)):
@@ -102,6 +100,8 @@ class Taker:
 
     def prune(self) -> None:
         """Once a second: forget what has left the window, and a part of what was not answered."""
+        rtts = (self.mesh.roads.rtt_s(peer) for peer in self.mesh.partners)
+        self._rtt_s = min(rtts, default=0.0)
         oldest = self.mesh.window.oldest_allowed
         self._known_at = {seq: at for seq, at in self._known_at.items() if seq >= oldest}
         self._pulled = {key for key in self._pulled if key[0] >= oldest}
