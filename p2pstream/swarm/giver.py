@@ -17,6 +17,7 @@ from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, bits, pack_mask, substream_of
 from p2pstream.swarm.partners import Partner
+from p2pstream.swarm.push import feeds_of
 
 MAP_S = 0.08  # Between two maps to two partners: a dozen partners hear from us once a second.
 MAP_S_MAX = 1.0  # Between two maps to the same partner, however many there are: the design's 1-2 s.
@@ -94,7 +95,8 @@ class Giver:
         for rendition in mesh.renditions():
             masks = [pack_mask(window.have(s, rendition)) for s in range(base, window.newest + 1)]
             hops, parents = mesh.place(rendition)
-            key, slots = max(0, window.newest_key()), mesh.children.free
+            slots = bytes(min(255, mesh.children.free(feed)) for feed in feeds_of(rendition))
+            key = max(0, window.newest_key())
             told = m.Map(mesh.stream, rendition, base, tuple(masks), key, hops, parents, slots)
             mesh.send(partner.node, told)
 
@@ -135,6 +137,7 @@ class Giver:
         head = mesh.newest_head()
         if head is not None and head.part(rendition) is None:
             loop = message.substreams  # There is no such rendition.
+        self._keep_room()
         added, refused = mesh.children.subscribe(
             partner.node, rendition, message.substreams & ~loop, message.since
         )
@@ -153,6 +156,7 @@ class Giver:
         sends nobody away: there is no other source.
         """
         mesh, children = self.mesh, self.mesh.children
+        self._keep_room()
         if mesh.role is Role.ORIGIN:
             return
         queues = {peer: mesh.roads.backlog(peer) for peer in sorted(children.peers())}
@@ -163,6 +167,11 @@ class Giver:
             self._relax_at = now + RELAX_S
         elif now >= self._relax_at:
             self._relax_at = now + RELAX_S if children.relax() else inf
+
+    def _keep_room(self) -> None:
+        mesh = self.mesh
+        feeds = [feed for rendition in mesh.renditions() for feed in feeds_of(rendition)]
+        mesh.children.keep(feeds, {feed for feed in feeds if mesh.hops(feed) <= 1})
 
     def _push(
         self, partner: Partner, seq: int, rendition: int, index: int, hops: int | None, now: float

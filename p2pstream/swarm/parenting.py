@@ -67,11 +67,15 @@ class Parenting:
 
     def on_refuse(self, partner: Partner, message: m.Refuse, *, now: float) -> None:
         """It does not push to us: somebody else must."""
-        partner.slots = 0
+        heard = partner.heard.get(message.rendition)
         for substream in range(SUBSTREAMS):
             feed = message.rendition, substream
             parent = self.mesh.parents.by_feed.get(feed)
-            if message.substreams >> substream & 1 and parent and parent.peer == partner.node:
+            if not message.substreams >> substream & 1:
+                continue
+            if heard is not None:
+                heard.slots[substream] = 0
+            if parent is not None and parent.peer == partner.node:
                 self._drop(feed, now, cool_s=COOL_S, tell=False)
         self.seek(now=now)
 
@@ -87,7 +91,7 @@ class Parenting:
         offers, quiet = [], mesh.quiet(now=now)
         for partner in mesh.partners.values():
             heard = partner.heard.get(rendition)
-            if heard is None or partner.slots <= 0 or partner.cool.get(feed, -inf) > now:
+            if heard is None or not heard.slots[substream] or partner.cool.get(feed, -inf) > now:
                 continue
             if partner.node in quiet or partner.shunned_until > now:
                 continue
@@ -101,7 +105,7 @@ class Parenting:
                     rtt_s=mesh.roads.rtt_s(partner.node),
                     behind=heard.behind,
                     already=len(mesh.parents.fed_by(partner.node)),
-                    slots=partner.slots,
+                    slots=heard.slots[substream],
                 )
             )
         return offers
@@ -115,7 +119,7 @@ class Parenting:
         if mesh.watch is not None and mesh.watch.playout.next_seq is not None:
             first = max(first, mesh.watch.playout.next_seq)
         mesh.parents.by_feed[feed] = Parent(partner.node, now, first=first, seq=first - 1)
-        partner.slots -= 1
+        partner.heard[feed[0]].slots[feed[1]] -= 1
         return first
 
     def _subscribe(self, peer: NodeId, rendition: int, now: float, *, since: int = 0) -> None:

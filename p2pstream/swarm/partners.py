@@ -49,6 +49,7 @@ class Heard:
     behind: int = 0
     hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
     parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
+    slots: list[int] = field(default_factory=lambda: [0] * SUBSTREAMS)
 
     def learn(self, base: int, masks: list[int]) -> None:
         """From `base` on it holds just this."""
@@ -87,7 +88,6 @@ class Partner:
     dialled: bool
     heard: dict[int, Heard] = field(default_factory=dict)
     key: int = 0
-    slots: int = 0
     told: int = 0
     told_at: float = -inf
     knows: set[int] = field(default_factory=set)
@@ -137,8 +137,8 @@ class Partner:
             return
         heard.learn(message.base, masks)
         heard.behind = max(0, newest - heard.edge)
-        heard.hops, heard.parents = message.hops, message.parents
-        self.key, self.slots = message.key, message.slots
+        heard.hops, heard.parents, heard.slots = message.hops, message.parents, [*message.slots]
+        self.key = message.key
 
     def knows_head(self, seq: int) -> bool:
         return seq in self.knows or any(heard.masks.get(seq) for heard in self.heard.values())

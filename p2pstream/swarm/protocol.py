@@ -570,7 +570,8 @@ class Swarm:
             return
 
         def holders(rendition: int) -> int:
-            return sum(p.edge(rendition) > 0 and p.slots > 0 for p in self.partners.values())
+            heard = (p.heard.get(rendition) for p in self.partners.values())
+            return sum(h is not None and h.edge > 0 and any(h.slots) for h in heard)
 
         self.watch.decide(head, holders=holders, now=now)
 

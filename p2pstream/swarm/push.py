@@ -7,7 +7,7 @@ loop is seen at once as a parent that brings nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -28,23 +28,38 @@ SEED_COST = 1.5  # design/protocol.md: seeds and the broadcaster are parents of 
 ORIGIN_COST = 4.0
 DICE_COST = 0.5  # Newcomers who see the same map should not all choose the same parent.
 DIRECT_MIN = 2  # Viewers and seeds fed by the origin for each substream: one may die. Wild guess.
+PLENTY = 2  # Slots for each feed that we carry; with fewer it is better to specialise. Wild guess.
 SMALL_SWARM = 10  # Z of libswift's SharingLivePiecePicker.
 
 
 class Children:
-    """Who subscribed to what. The number of subscriptions is bounded by `slots`."""
+    """Who subscribed to what. The number of subscriptions is bounded by `slots`.
+
+    kept: feeds that must have room for one child each. Without it the few who are fed by the
+    broadcaster give all they have to some substreams, and nobody ever gets the others from them.
+    """
 
     def __init__(self, slots: int) -> None:
         self.slots = self.slots_max = slots
+        self.kept: tuple[Feed, ...] = ()
         self._since: dict[Feed, dict[NodeId, int]] = {}
 
     @property
     def used(self) -> int:
-        return sum(len(children) for children in self._since.values())
+        return sum(map(len, self._since.values()))
 
-    @property
-    def free(self) -> int:
-        return max(0, self.slots - self.used)
+    def free(self, feed: Feed) -> int:
+        """How many more children may have this feed."""
+        since = self._since
+        childless = sum(not since.get(other) for other in self.kept if other != feed)
+        return max(0, self.slots - self.used - childless)
+
+    def keep(self, feeds: Sequence[Feed], firsthand: Container[Feed]) -> None:
+        """Keep room for `feeds` when there is plenty, otherwise for those of them that come from
+        the broadcaster itself.
+        """
+        plenty = self.slots >= PLENTY * len(feeds)
+        self.kept = tuple(f for f in feeds if plenty or f in firsthand)[: max(0, self.slots)]
 
     def subscribe(
         self, peer: NodeId, rendition: int, substreams: int, since: int
@@ -55,10 +70,11 @@ class Children:
         """
         added = refused = 0
         for substream in range(SUBSTREAMS):
-            children = self._since.setdefault((rendition, substream), {})
+            feed = rendition, substream
+            children = self._since.setdefault(feed, {})
             if not substreams >> substream & 1:
                 children.pop(peer, None)
-            elif peer not in children and self.free:
+            elif peer not in children and self.free(feed):
                 children[peer] = since
                 added |= 1 << substream
             elif peer not in children:
@@ -91,6 +107,12 @@ class Children:
 
     def feeds_of(self, peer: NodeId) -> list[Feed]:
         return [feed for feed, children in self._since.items() if peer in children]
+
+
+@cache
+def feeds_of(rendition: int) -> tuple[Feed, ...]:
+    """All there are of a rendition."""
+    return tuple((rendition, substream) for substream in range(SUBSTREAMS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +205,8 @@ class Parents:
 
     def open_feeds(self, renditions: Iterable[int]) -> list[Feed]:
         """What nobody pushes to us yet."""
-        feeds = (feed for rendition in renditions for feed in _feeds(rendition))
+        feeds = (feed for rendition in renditions for feed in feeds_of(rendition))
         return [feed for feed in feeds if feed not in self.by_feed]
-
-
-@cache
-def _feeds(rendition: int) -> tuple[Feed, ...]:
-    return tuple((rendition, substream) for substream in range(SUBSTREAMS))
 
 
 def _cost(offer: Offer, *, lucky: bool) -> float:

@@ -35,6 +35,7 @@ from p2pstream.net.tls import IDLE_S
 from p2pstream.wire.codec import Message
 from simulations.fabric import trace as tr
 from simulations.fabric.host import Access, Peer, Traffic
+from simulations.fabric.links import Weather
 from simulations.fabric.world import World
 
 if TYPE_CHECKING:
