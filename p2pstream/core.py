@@ -17,7 +17,6 @@ from msgspec import Struct
 from p2pstream.identity import Address, NodeId
 from p2pstream.wire.codec import Message
 
-
 # The two that are made by the thousand are structs: a frozen dataclass takes five times as long.
 
 

@@ -69,8 +69,8 @@ class Playout:
         self._shelf = shelf
         self._line: dict[int, tuple[float, float]] = {}  # By seq: when it ends, how long it is.
         self._latest = -1  # The highest seq there.
-        # When fresh heads came, and what the clock then said minus the stream's time: those that are
-        # the smallest since, so that the first is the smallest of all.
+        # When fresh heads came, and what the clock then said minus the stream's time: only those
+        # that are the smallest since, so that the first is the smallest of all.
         self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
         self._live_s = 0.0  # That one.
         self._offset_s = 0.0  # The latest.

@@ -15,7 +15,7 @@ from p2pstream.stream.window import HEADS_MAX
 from p2pstream.stream.window import Piece as Stored
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
-from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, bits, pack_mask, substream_of
+from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, substream_of
 from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import feeds_of
 
@@ -234,8 +234,7 @@ class Giver:
         for seq in reversed(self._changed_at):
             if self._changed_at[seq] <= since:
                 break
-            if seq < first:
-                first = seq
+            first = min(first, seq)
         return first
 
     def _next(self) -> Partner | None:

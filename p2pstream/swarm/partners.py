@@ -31,6 +31,7 @@ RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
 SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
+SPENT_S = 0.3  # Nothing is asked of a partner for so long that had no upload left. Wild guess.
 RETRY_S_MAX = 60.0
 
 PieceKey = tuple[int, int, int]  # (seq, rendition, index)
@@ -76,8 +77,10 @@ class Heard:
 class Partner:
     """One peer that trades with us in this stream.
 
-    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces we requested and do not have yet, and when. knows: seqs whose heads it certainly
-    has. cool: feeds it may not be chosen for, until when; shunned_until: for none at all.
+    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces we
+    requested and do not have yet, and when. knows: seqs whose heads it certainly has. cool: feeds
+    it may not be chosen for, until when; shunned_until: for none at all. spent_until: it has no
+    upload left to answer with.
     """
 
     node: NodeId
@@ -94,6 +97,7 @@ class Partner:
     asked: dict[PieceKey, float] = field(default_factory=dict)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
     shunned_until: float = -inf
+    spent_until: float = -inf
     account: Account = field(default_factory=Account)
 
     @property
@@ -118,11 +122,15 @@ class Partner:
             return False
         return heard.edge < seq < newest - heard.behind
 
-    def lacks(self, rendition: int, seq: int, index: int) -> None:
-        """It says that it does not hold this piece: so it is until its next map."""
+    def lacks(self, rendition: int, seq: int, index: int, *, now: float) -> None:
+        """It cannot send this piece: because it does not hold it, which its next map will change,
+        or because it sends as much as it can already.
+        """
         heard = self.heard.get(rendition)
-        if heard is not None:
-            heard.learn_one(seq, heard.masks.get(seq, 0) & ~(1 << index))
+        if heard is not None and seq not in heard.masks:
+            heard.learn_one(seq, 0)
+        elif self.holds(rendition, seq) >> index & 1:
+            self.spent_until = now + SPENT_S
 
     def learn_map(self, message: Map, newest: int) -> None:
         """A map replaces what we heard from its base on. newest: the seq that we know.

@@ -81,7 +81,7 @@ class Taker:
         for seq, data in lack.items:
             for index in bits(m.unpack_mask(data)):
                 if partner.asked.pop((seq, lack.rendition, index), None) is not None:
-                    partner.lacks(lack.rendition, seq, index)
+                    partner.lacks(lack.rendition, seq, index, now=now)
         self.soon(now=now)
 
     def settle(self, key: PieceKey, by: NodeId, *, now: float) -> None:
@@ -167,7 +167,7 @@ class Taker:
     ) -> None:
         """Nobody is trusted to bring the piece any more."""
         mesh, key = self.mesh, (piece.seq, piece.rendition, piece.index)
-        peer = scheduler.choose(piece, self._holders(*key), rng=mesh.rng)
+        peer = scheduler.choose(piece, self._holders(*key, now), rng=mesh.rng)
         if piece.pushed and not piece.asked:
             mesh.counters.pulls_late += 1
             feed = piece.rendition, substream_of(piece.seq, piece.index)
@@ -223,9 +223,13 @@ class Taker:
             asked=asked,
         )
 
-    def _holders(self, seq: int, rendition: int, index: int) -> Iterator[scheduler.Holder]:
+    def _holders(
+        self, seq: int, rendition: int, index: int, now: float
+    ) -> Iterator[scheduler.Holder]:
         newest = self.mesh.window.newest
         for p in self.mesh.partners.values():
+            if p.spent_until > now:
+                continue
             told = bool(p.holds(rendition, seq) >> index & 1)
             if told or p.may_hold(rendition, seq, newest):
                 rtt_s = self.mesh.roads.rtt_s(p.node)

@@ -221,7 +221,7 @@ class Carrier:
         if end is None:
             return
         self.network.messages += 1
-        if type(message) is Parcel:
+        if isinstance(message, Parcel):
             self._send_parcel(end, message, self.peer.clock.world(expires_at))
         else:
             self._send_control(end, message)
@@ -244,8 +244,7 @@ class Carrier:
         arrives = self._urgent(wire) + self._way(end)
         if self.loses or end.there.carrier.loses:
             arrives += self._repair(end, packets, wire, tail=True)
-        if arrives < end.ordered_at:
-            arrives = end.ordered_at
+        arrives = max(arrives, end.ordered_at)
         end.ordered_at = arrives
         self._go(end, arrives, message, packets, wire)
 

@@ -59,13 +59,12 @@ class Driver:
         self.performing = False
         # Plan the alarm.
         due, nap = core.wake_at(), self.woken_at + NAP_S
-        if due < nap:
-            due = nap
+        due = max(due, nap)
         peer = self.peer
         if peer.clock.drift:
             due = peer.clock.world(due)
         if due < self.alarm:
-            self.alarm = due if due > peer.world.now else peer.world.now
+            self.alarm = max(peer.world.now, due)
             peer.world.at(self.alarm, self.ring, self.alarm)
 
     def ring(self, planned: float) -> None:

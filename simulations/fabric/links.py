@@ -39,7 +39,7 @@ class Pipe:
         """As `admit`, for a sender that paces itself: nothing is dropped."""
         if self.bps == inf:
             return now
-        begins = self.free_at if self.free_at > now else now
+        begins = max(now, self.free_at)
         self.free_at = begins + size * 8 / self.bps
         return self.free_at
 
