@@ -159,6 +159,7 @@ _SHORT_MASKS = [b"", *(bytes([mask]) for mask in range(1, 256))]  # Nearly all t
 
 
 def pack_mask(mask: int) -> bytes:
+    """Little-endian, without trailing zeros."""
     if mask < 256:
         return _SHORT_MASKS[mask]
     return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
