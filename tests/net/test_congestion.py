@@ -101,7 +101,6 @@ def shares(
     [
         (0.0, 1, 2.2),
         (0.005, 1, 2.1),
-        (0.005, 2, 2.1),
         (0.02, 1, 2.0),
         (0.02, 2, 2.0),
         (0.05, 1, 1.5),
@@ -197,7 +196,7 @@ def test_it_is_fair(theirs: str, rate: float, rtt_s: float, queue_s: float, seed
 
 @pytest.mark.parametrize("theirs", ["reno", "cubic", NAME])
 def test_it_gives_way_when_asked(theirs: str) -> None:
-    ours, other = shares(NAME, theirs, rate=10 * MBIT, yields=True, seconds=15.0)
+    ours, other = shares(NAME, theirs, rate=10 * MBIT, yields=True, seconds=12.0)
     assert ours <= 0.3
     assert other >= 1.6
 
@@ -249,7 +248,7 @@ def test_yielding_an_unused_window_shrinks_too() -> None:
 def test_yielding_can_be_switched_at_any_time() -> None:
     bottleneck = link(rate=10 * MBIT, queue_s=0.3)
     alone = flow(bottleneck)
-    bottleneck.world.run(15.0)
+    bottleneck.world.run(10.0)
     assert bottleneck.queue_s > 2 * YIELD_QUEUE_S
     alone.cc.yields = True
     bottleneck.world.run(3.0)

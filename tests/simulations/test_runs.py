@@ -31,7 +31,7 @@ role = "seed"
 
 [[groups]]
 name = "homes"
-n = 6
+n = 5
 loss = 0.02
 loss_burst = 2
 jitter_ms = 3
@@ -62,7 +62,7 @@ group = "homes"
 count = 2
 
 [phases]
-warm_up_s = 3
+warm_up_s = 2
 chaos_s = 4
 check_s = 2
 """
