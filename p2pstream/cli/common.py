@@ -146,6 +146,12 @@ def parse_address(text: str) -> Address:
     return address
 
 
+def show_address(address: Address) -> str:
+    """The opposite of `parse_address`."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def advertised(text: str | None) -> Address | None:
     """What `--advertise` says. Raises `click.BadParameter`."""
     if text is None:

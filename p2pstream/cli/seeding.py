@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import base32
-from p2pstream.cli.common import STATS_S, Talk, size
+from p2pstream.cli.common import STATS_S, Talk, show_address, size
 from p2pstream.identity import Address, NodeKey
 from p2pstream.node.control import showing
 from p2pstream.node.node import Node, lan, primary_ip
@@ -52,7 +52,7 @@ async def seed(
         node.bootstrap([*others, *store.peers()])
         relay = Seed(node, copies=copies, streams_max=streams)
         await stack.enter_async_context(showing(paths.runtime, "seed", relay.state))
-        where = "{}@{}:{}".format(base32(node.node_id), *node.address)
+        where = f"{base32(node.node_id)}@{show_address(node.address)}"
         talk.event("running", seed=where, node=node.node_id.hex(), pid=os.getpid())
         if not as_data(talk, where):
             talk.say("Others reach the network through it, for example:")
