@@ -66,7 +66,7 @@ class Talk:
 
     def say(self, text: str) -> None:
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(text, soft_wrap=True)  # Commands and URLs are copied whole.
 
     def picture(self) -> AbstractContextManager[Live | None]:
         """A place on the terminal for live figures; nothing where there is no terminal."""
@@ -124,6 +124,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
             return error
         ours = error
     return group
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 viewer`, `2 viewers`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def parse_seed(text: str) -> Seed:
