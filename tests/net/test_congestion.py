@@ -179,7 +179,7 @@ def test_real_connections_behave_as_the_simulated_ones() -> None:
 @pytest.mark.parametrize(
     ("theirs", "rate", "rtt_s", "queue_s", "seed"),
     [
-        ("reno", 20 * MBIT, 0.08, 0.02, 1),  # A long path and a short queue suit us most.
+        ("reno", 10 * MBIT, 0.08, 0.02, 1),  # A long path and a short queue suit us most.
         ("reno", 10 * MBIT, 0.05, 0.10, 2),
         ("reno", 10 * MBIT, 0.02, 0.05, 3),
         ("cubic", 10 * MBIT, 0.08, 0.10, 1),  # This suits cubic.
