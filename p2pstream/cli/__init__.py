@@ -94,6 +94,9 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())  # The help, and no mistake.
+        sys.exit(2)
     except click.ClickException as error:
         fail("usage", error.format_message(), _usage_hint(error), 2, as_json=as_json)
     except click.Abort:

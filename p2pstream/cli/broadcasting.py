@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import Seed, Ticket
-from p2pstream.cli.common import STATS_S, Talk, cpu_s, size
+from p2pstream.cli.common import STATS_S, Talk, counted, cpu_s, size
 from p2pstream.core import Note
 from p2pstream.identity import Address, NodeKey, StreamKey
 from p2pstream.media.ingest import Ingest
@@ -52,7 +52,10 @@ async def broadcast(
         def note(news: Note) -> None:
             """The ticket is worth giving away once the input plays."""
             nonlocal live
-            talk.note(news)
+            if news.event in {"opened", "ended"}:  # The picture and the farewell say it to people.
+                talk.event(news.event, **news.fields)
+            else:
+                talk.note(news)
             if news.event == "opened" and not live:
                 live = True
                 own_seed = Seed(node.node_id, node.address)
@@ -95,7 +98,7 @@ def table(state: dict[str, Any]) -> Table:
     )
     watching = sum(p["role"] == "viewer" for p in state["partners"])
     seeds = sum(p["role"] == "seed" for p in state["partners"])
-    out.add_row("partners", f"{watching} viewers, {seeds} seeds that we know ourselves")
+    out.add_row("partners", f"{counted(watching, 'viewer')}, {counted(seeds, 'seed')}")
     for partner in state["partners"]:
         feeds = "".join("●" if s in partner["fed_by_me"] else "·" for s in range(4))
         out.add_row(

@@ -66,7 +66,7 @@ class Talk:
 
     def say(self, text: str) -> None:
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(text, soft_wrap=True)  # Commands and URLs are copied whole.
 
     def picture(self) -> AbstractContextManager[Live | None]:
         """A place on the terminal for live figures; nothing where there is no terminal."""
@@ -126,6 +126,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return group
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 viewer`, `2 viewers`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def parse_seed(text: str) -> Seed:
     """`<id in base32>@<ip>:<port>`, as `p2pstream seed` prints it. Raises `BadTicket`."""
     with suppress(ValueError, AssertionError):
@@ -144,6 +149,12 @@ def parse_address(text: str) -> Address:
     if not 0 < address[1] < 2**16:
         raise ValueError(f"no such port: {port}")
     return address
+
+
+def show_address(address: Address) -> str:
+    """The opposite of `parse_address`."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def advertised(text: str | None) -> Address | None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import base32
-from p2pstream.cli.common import STATS_S, Talk, size
+from p2pstream.cli.common import STATS_S, Talk, counted, show_address, size
 from p2pstream.identity import Address, NodeKey
 from p2pstream.node.control import showing
 from p2pstream.node.node import Node, lan, primary_ip
@@ -52,10 +52,10 @@ async def seed(
         node.bootstrap([*others, *store.peers()])
         relay = Seed(node, copies=copies, streams_max=streams)
         await stack.enter_async_context(showing(paths.runtime, "seed", relay.state))
-        where = "{}@{}:{}".format(base32(node.node_id), *node.address)
+        where = f"{base32(node.node_id)}@{show_address(node.address)}"
         talk.event("running", seed=where, node=node.node_id.hex(), pid=os.getpid())
         if not as_data(talk, where):
-            talk.say("Others reach the network through it, for example:")
+            talk.say("\nOthers reach the network through it, for example:")
             talk.say(f"  p2pstream broadcast testsrc --seed {where}\n")
         nursery.start_soon(show, relay, talk)
         nursery.start_soon(_remember, node, store)
@@ -91,13 +91,17 @@ def table(state: dict[str, Any]) -> Table:
     """The live picture on a terminal."""
     out = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     out.add_row("[bold]seed[/]", state["address"])
-    out.add_row("network", f"{state['links']} links, {state['records']} provider records")
+    out.add_row(
+        "network",
+        f"{counted(state['links'], 'link')}, {counted(state['records'], 'provider record')}",
+    )
     for stream in state["streams"]:
         totals = stream["totals"]
         title = stream["stream"]["title"] or stream["stream"]["id"][:12]
         given = size(totals["uploaded"])
         out.add_row(
-            f"[green]●[/] {escape(title)}", f"{len(stream['partners'])} partners, gave {given}"
+            f"[green]●[/] {escape(title)}",
+            f"{counted(len(stream['partners']), 'partner')}, gave {given}",
         )
     if not state["streams"]:
         out.add_row("[dim]streams[/]", "[dim]none yet: somebody has to ask for one[/]")

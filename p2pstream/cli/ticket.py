@@ -7,6 +7,7 @@ import json
 import click
 
 from p2pstream.access import base32, parse_ticket
+from p2pstream.cli.common import show_address
 
 
 @click.group()
@@ -21,7 +22,7 @@ def show(ticket: str, as_json: bool) -> None:
     """Show what TICKET says: the stream's id and the seeds that know the way."""
     parsed = parse_ticket(ticket)
     seeds = [
-        {"node": seed.node.hex(), "address": "{}:{}".format(*seed.address)} for seed in parsed.seeds
+        {"node": seed.node.hex(), "address": show_address(seed.address)} for seed in parsed.seeds
     ]
     if as_json:
         click.echo(json.dumps({"stream": base32(parsed.stream), "seeds": seeds}))

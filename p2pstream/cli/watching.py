@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from p2pstream.access import Ticket
-from p2pstream.cli.common import STATS_S, Talk, cpu_s, size
+from p2pstream.cli.common import STATS_S, Talk, counted, cpu_s, size
 from p2pstream.core import Note
 from p2pstream.errors import MissingHelper
 from p2pstream.identity import Address, NodeKey, secret_bytes
@@ -178,7 +178,8 @@ def table(state: dict[str, Any]) -> Table:
     title = state["stream"]["title"] or state["stream"]["id"][:12]
     rendition = state["rendition"]["name"] if state["rendition"] else "-"
     lag = f"{playout['lag_s']:.2f} s" if playout["lag_s"] is not None else "-"
-    out.add_row(f"[bold]{escape(title)}[/]", escape(f"{state['state']}: {state['detail']}"))
+    news = dict.fromkeys((state["state"], state["detail"]))  # While it is live they are one word.
+    out.add_row(f"[bold]{escape(title)}[/]", escape(": ".join(news)))
     out.add_row("lag", f"{lag}   buffer {playout['buffer_s']:.2f} s   {rendition}   "
                 f"stalls {playout['stalls']}")  # fmt: skip
     taken = _taken(totals)
@@ -188,7 +189,7 @@ def table(state: dict[str, Any]) -> Table:
                           ("origin", "from_origin"))
     )  # fmt: skip
     out.add_row("taken", f"{size(taken)}: " + "  ".join(shares))
-    out.add_row("given", f"{size(totals['uploaded'])} to {_children(state)} children")
+    out.add_row("given", f"{size(totals['uploaded'])} to {counted(_children(state), 'node')}")
     verified, refused = totals["pieces_verified"], totals["pieces_refused"]
     out.add_row("pieces", f"{verified} verified, {refused} refused")
     for partner in state["partners"]:

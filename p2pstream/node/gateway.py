@@ -144,7 +144,7 @@ class Gateway:
         """The loopback of IPv4, the same port of IPv6 where there is one, and the extra binds."""
         listeners = await _open(LOOPBACK[0], self.port)
         self.port = listeners[0].socket.getsockname()[1]
-        with suppress(OSError, PortInUse):  # Without IPv6, 127.0.0.1 is enough.
+        with suppress(BadConfig, PortInUse):  # Without IPv6, 127.0.0.1 is enough.
             listeners += await _open(LOOPBACK[1], self.port)
         for bind in self._binds:
             listeners += await _open(bind, self.port)
@@ -393,10 +393,13 @@ async def _open(host: str, port: int) -> list[trio.SocketListener]:
     except OSError as error:
         if error.errno == EADDRINUSE:
             raise PortInUse(
-                f"Port {port} of {host} is taken by another program.",
-                hint="Choose another with --port, or 0 for any.",
+                f"TCP port {port} of {host} is taken by another program.",
+                hint="Choose another with --http-port, or 0 for any.",
             ) from error
-        raise
+        raise BadConfig(
+            f"cannot serve the page at {host}, port {port}: {error.strerror}",
+            hint="Choose another port with --http-port, or 0 for any.",
+        ) from error
 
 
 def _preflight(method: str, origin: str) -> Response | None:

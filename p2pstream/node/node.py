@@ -22,6 +22,7 @@ from p2pstream.dht.addresses import is_private, may_dial
 from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.dht.protocol import Dht
 from p2pstream.dht.table import Contact
+from p2pstream.errors import BadConfig
 from p2pstream.identity import Address, NodeId, NodeKey, StreamId, secret_bytes
 from p2pstream.net.carrier import QuicCarrier
 from p2pstream.net.drive import Driver
@@ -60,6 +61,7 @@ class Node:
         clock: Callable[[], float] = time,
     ) -> None:
         self.key = key
+        self._bind = f"{host}, port {port}"
         self.node_id = key.node_id
         self.rng = rng or Random(secret_bytes())  # noqa: S311  # Dice, not secrets.
         self.carrier = QuicCarrier(
@@ -84,10 +86,16 @@ class Node:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled. Raises `PortInUse`."""
+        """Until cancelled. Raises `PortInUse`, `BadConfig` for another address than ours."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await nursery.start(self.carrier.run)
+            try:
+                await nursery.start(self.carrier.run)
+            except OSError as error:  # Not our address, or not our right.
+                raise BadConfig(
+                    f"cannot listen on {self._bind}: {error.strerror}",
+                    hint="Choose an address of this machine, and a port that you may use.",
+                ) from None
             nursery.start_soon(self._dht.run)
             self.dht.join(now=trio.current_time())
             self._dht.poke()

@@ -70,7 +70,9 @@ class KeyFile:
         with _writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = self.path.with_suffix(".lock")
-        with _writing(lock), lock.open("a") as held:
+        with _writing(lock):
+            held = lock.open("a")
+        with held:  # What fails in the block while the key is in use is nothing of ours.
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -194,9 +196,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DiskFull(f"no room to write {path}", hint="Free some space.") from None
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-            raise DiskFull(
-                f"cannot write {path}: {error.strerror}",
-                hint="Choose a folder you may write to with XDG_STATE_HOME.",
-            ) from None
-        raise
+        raise DiskFull(
+            f"cannot write {path}: {error.strerror}",
+            hint="Choose a folder you may write to with XDG_STATE_HOME.",
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,11 @@ def test_c08_no_naughty_string_is_more_than_text() -> None:
     suite = SUITES / "blns" / "blns.json"
     if not suite.exists():
         pytest.skip(f"no naughty strings in {SUITES} (P2PSTREAM_OUTSIDE_SUITES)")
-    for text in json.loads(suite.read_text()):
+    commands = cycle((broadcasting, seeding, watching))  # They escape titles in one way.
+    for text, command in zip(json.loads(suite.read_text()), commands, strict=False):
         title = clean_title(text)
         assert clean_title(title) == title
-        for command in (broadcasting, seeding, watching):
-            assert "\x1b" not in shown(command.table(state(title)))
+        assert "\x1b" not in shown(command.table(state(title)))
 
 
 def test_c08_a_note_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,13 @@ def test_the_port_is_taken(shell: Shell, network: Network) -> None:
         expect(said, 9, "port_in_use", port)
 
 
+def test_the_address_is_not_ours(shell: Shell, network: Network) -> None:
+    commands = (["seed"], ["broadcast", "testsrc"], ["watch", network.ticket, "--no-page"])
+    where = ["--host", "192.0.2.1", "--port", "0", "--json"]
+    for said in shell.each(*([*command, *where] for command in commands)):
+        expect(said, 6, "bad_config", "192.0.2.1")
+
+
 def test_two_nodes_with_one_key(network: Network) -> None:
     for actor, command in (
         (network.seed, ["seed"]),
@@ -236,11 +243,10 @@ def test_the_recording_cannot_be_opened(shell: Shell, network: Network, tmp_path
 
 def test_the_state_folder_cannot_be_written(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
-    for command in (["seed"], ["broadcast", "testsrc"]):
+    for command, folder in (["seed"], tmp_path / "file"), (["broadcast", "testsrc"], "/proc/none"):
         said = shell(
-            *command, "--host", "127.0.0.1", "--port", "0", "--json",
-            XDG_STATE_HOME=str(tmp_path / "file"),
-        )  # fmt: skip
+            *command, "--host", "127.0.0.1", "--port", "0", "--json", XDG_STATE_HOME=str(folder)
+        )
         expect(said, 11, "disk_full", "XDG_STATE_HOME")
     assert shell.files() == ["file"]
 
@@ -306,6 +312,12 @@ def test_status_tells_who_runs(shell: Shell, network: Network) -> None:
 
 
 # What people see, without --json.
+
+
+def test_no_words_at_all_are_answered_with_the_help(shell: Shell) -> None:
+    said = shell()
+    assert (said.status, said.err) == (2, "")
+    assert said.out == shell("--help").out
 
 
 @pytest.mark.parametrize(

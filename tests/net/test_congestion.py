@@ -101,7 +101,6 @@ def shares(
     [
         (0.0, 1, 2.2),
         (0.005, 1, 2.1),
-        (0.005, 2, 2.1),
         (0.02, 1, 2.0),
         (0.02, 2, 2.0),
         (0.05, 1, 1.5),
@@ -180,7 +179,7 @@ def test_real_connections_behave_as_the_simulated_ones() -> None:
 @pytest.mark.parametrize(
     ("theirs", "rate", "rtt_s", "queue_s", "seed"),
     [
-        ("reno", 20 * MBIT, 0.08, 0.02, 1),  # A long path and a short queue suit us most.
+        ("reno", 10 * MBIT, 0.08, 0.02, 1),  # A long path and a short queue suit us most.
         ("reno", 10 * MBIT, 0.05, 0.10, 2),
         ("reno", 10 * MBIT, 0.02, 0.05, 3),
         ("cubic", 10 * MBIT, 0.08, 0.10, 1),  # This suits cubic.
@@ -197,7 +196,7 @@ def test_it_is_fair(theirs: str, rate: float, rtt_s: float, queue_s: float, seed
 
 @pytest.mark.parametrize("theirs", ["reno", "cubic", NAME])
 def test_it_gives_way_when_asked(theirs: str) -> None:
-    ours, other = shares(NAME, theirs, rate=10 * MBIT, yields=True, seconds=15.0)
+    ours, other = shares(NAME, theirs, rate=10 * MBIT, yields=True, seconds=12.0)
     assert ours <= 0.3
     assert other >= 1.6
 
@@ -249,7 +248,7 @@ def test_yielding_an_unused_window_shrinks_too() -> None:
 def test_yielding_can_be_switched_at_any_time() -> None:
     bottleneck = link(rate=10 * MBIT, queue_s=0.3)
     alone = flow(bottleneck)
-    bottleneck.world.run(15.0)
+    bottleneck.world.run(10.0)
     assert bottleneck.queue_s > 2 * YIELD_QUEUE_S
     alone.cc.yields = True
     bottleneck.world.run(3.0)

@@ -25,6 +25,7 @@ from p2pstream.stream.chunk import TICKS_PER_S, Chunk, Init
 FPS = 30
 CHUNK_FRAMES = 6
 GOP_FRAMES = 60
+LATE_S_MAX = 0.5
 AUDIO_RATE = 48_000
 FIRST_S = 1  # Media time starts here, since AAC's priming would lie before zero.
 STRIP_BITS = 32
@@ -58,16 +59,22 @@ def live(
     switch_s: float = 0,
     rungs: tuple[Rung, ...] = RUNGS[:1],
 ) -> None:
-    """Produce until `stop`, one rendition at a time, another one every `switch_s` seconds."""
+    """Produce until `stop`, one rendition at a time, another one every `switch_s` seconds.
+
+    A machine that is too busy for it gets fewer pictures a second, and each is still a new one.
+    """
     encoders = [Encoder(rung) for rung in rungs]
     for encoder in encoders:
         on_init(encoder.init, encoder.hash)
-    began, began_unix = time.perf_counter(), time.time_ns() / 1e9
+    began = time.perf_counter()
     for number, (picture, sound) in enumerate(_pictures(rungs[0])):
         due_s = number / FPS
-        if stop.wait(max(0, began + due_s - time.perf_counter())):
+        late_s = time.perf_counter() - began - due_s
+        if late_s > LATE_S_MAX:
+            began += late_s
+        if stop.wait(max(0, -late_s)):
             return
-        at_ms = int((began_unix + due_s) * 1000)
+        at_ms = time.time_ns() // 1_000_000
         turn = int(due_s // switch_s) % len(encoders) if switch_s else 0
         for index, encoder in enumerate(encoders):
             for chunk in encoder.encode(picture, sound, number, at_ms):

@@ -24,13 +24,15 @@ from tests.quic.virtual import Net, Node, Say, in_virtual_time, parcel
 
 MBIT = 1e6 / 8  # Bytes per second.
 
-pytestmark = pytest.mark.parametrize(
+# Where what a slower sender does could matter; elsewhere it would only take longer.
+from_stock_too = pytest.mark.parametrize(
     "engines",
     [(FastEngine, FastEngine), (FastEngine, Engine)],
     ids=["fast", "from stock"],
 )
 
 
+@from_stock_too
 @pytest.mark.parametrize("size", [0, 1, 1200, 16 * 1024, PARCEL_BODY_BYTES_MAX])
 @in_virtual_time
 async def test_a_parcel_arrives_as_it_was(net: Net, size: int) -> None:
@@ -42,6 +44,7 @@ async def test_a_parcel_arrives_as_it_was(net: Net, size: int) -> None:
     assert a.carrier.backlog(b.id) == 0
 
 
+@from_stock_too
 @in_virtual_time
 async def test_the_most_urgent_parcel_goes_first(net: Net) -> None:
     a, b = await net.pair()
@@ -75,6 +78,7 @@ async def test_a_message_overtakes_parcels(net: Net) -> None:
     assert arrived[0] - sent_at < 0.8
 
 
+@from_stock_too
 @in_virtual_time
 async def test_what_expires_is_not_sent(net: Net) -> None:
     a, b = await net.pair()
@@ -93,6 +97,7 @@ async def test_what_expires_is_not_sent(net: Net) -> None:
     assert net.packets < 1000  # Of 2800.
 
 
+@from_stock_too
 @in_virtual_time
 async def test_a_parcel_that_has_started_is_reset_when_it_expires(net: Net) -> None:
     a, b = await net.pair()
@@ -141,6 +146,7 @@ async def test_a_thousand_parcels_pass_all_windows(net: Net) -> None:
     assert a.downs == b.downs == []
 
 
+@from_stock_too
 @in_virtual_time
 async def test_ten_percent_loss_delays_but_delivers(net: Net) -> None:
     a, b = await net.pair()
@@ -153,6 +159,7 @@ async def test_ten_percent_loss_delays_but_delivers(net: Net) -> None:
     assert a.numbers == list(range(40))
 
 
+@from_stock_too
 @pytest.mark.parametrize("seed", range(5))
 @in_virtual_time
 async def test_links_come_up_under_loss_and_parcels_wait_for_them(net: Net, seed: int) -> None:
@@ -176,15 +183,16 @@ async def test_links_come_up_under_loss_and_parcels_wait_for_them(net: Net, seed
 @in_virtual_time
 async def test_messages_above_the_limit_wait_at_the_sender(net: Net) -> None:
     a, b = await net.pair()
-    for number in range(2000):
+    for number in range(800):
         a.send(b, Say(number))
     await trio.sleep(1)
-    assert CONTROL_BURST * 0.9 < len(b.numbers) < 1000
-    await trio.sleep(20)
-    assert b.numbers == list(range(2000))
+    assert CONTROL_BURST * 0.9 < len(b.numbers) < 700
+    await trio.sleep(10)
+    assert b.numbers == list(range(800))
     assert b.downs == []
 
 
+@from_stock_too
 @in_virtual_time
 async def test_a_flooder_is_cut_off(net: Net) -> None:
     a, b = await net.pair()
@@ -198,6 +206,7 @@ async def test_a_flooder_is_cut_off(net: Net) -> None:
     assert len(b.numbers) == CONTROL_BURST
 
 
+@from_stock_too
 @in_virtual_time
 async def test_s12_slow_parcels_are_stopped_and_their_slots_free_again(net: Net) -> None:
     a, b = await net.pair()
@@ -214,6 +223,7 @@ async def test_s12_slow_parcels_are_stopped_and_their_slots_free_again(net: Net)
     assert a.links == b.links == 1
 
 
+@from_stock_too
 @in_virtual_time
 async def test_who_ignores_that_a_parcel_was_stopped_is_cut_off(net: Net) -> None:
     class Stubborn(net.engines[1]):  # type: ignore[misc, name-defined]
@@ -234,6 +244,7 @@ async def test_who_ignores_that_a_parcel_was_stopped_is_cut_off(net: Net) -> Non
     assert b.downs == ["slow_parcels"]
 
 
+@from_stock_too
 @pytest.mark.parametrize(
     "data",
     [
@@ -258,6 +269,7 @@ async def test_a_bad_parcel_ends_the_link(net: Net, data: bytes) -> None:
     assert (b.downs, a.downs) == (["bad_message"], ["peer_bad_message"])
 
 
+@from_stock_too
 @pytest.mark.parametrize(
     "data", [frame(b"\x01"), frame(b"\x93\x01\xa0\xa0\x00"), b"\xff\xff", frame(b"")]
 )
@@ -273,6 +285,7 @@ async def test_a_bad_message_ends_the_link(net: Net, data: bytes) -> None:
     assert b.numbers == [1]
 
 
+@from_stock_too
 @in_virtual_time
 async def test_ending_the_control_stream_ends_the_link(net: Net) -> None:
     acts: list[Callable[[Engine], None]] = [
@@ -290,6 +303,7 @@ async def test_ending_the_control_stream_ends_the_link(net: Net) -> None:
         assert b.downs == ["bad_message"], number
 
 
+@from_stock_too
 @in_virtual_time
 async def test_s13_a_peer_that_reads_nothing_costs_at_most_the_queue(net: Net) -> None:
     a, b = await net.pair()
@@ -325,8 +339,8 @@ async def test_a_carrier_that_runs_for_long_does_not_grow(net: Net) -> None:
 
     tracemalloc.start()
     try:
-        before = await live(30)
-        after = await live(60)
+        before = await live(20)
+        after = await live(30)
     finally:
         tracemalloc.stop()
     assert after - before < 50_000

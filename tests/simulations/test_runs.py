@@ -31,7 +31,7 @@ role = "seed"
 
 [[groups]]
 name = "homes"
-n = 6
+n = 4
 loss = 0.02
 loss_burst = 2
 jitter_ms = 3
@@ -49,21 +49,21 @@ behaviour = "polluter"
 
 [[faults]]
 kind = "kill"
-at_s = 1
+at_s = 0.5
 group = "homes"
 count = 1
-restart_after_s = 1
+restart_after_s = 0.5
 
 [[faults]]
 kind = "partition"
-at_s = 2
-for_s = 1
+at_s = 1
+for_s = 0.5
 group = "homes"
 count = 2
 
 [phases]
-warm_up_s = 3
-chaos_s = 4
+warm_up_s = 2
+chaos_s = 2.5
 check_s = 2
 """
 

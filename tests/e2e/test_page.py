@@ -91,10 +91,10 @@ class TestTheSteadyPicture:
 
         assert after["mode"] == "mse"
         assert after["frames"] - before["frames"] > 60
-        assert after["lagS"] < LAG_S_MAX
         assert after["bufferedS"] < 2
         assert after["stalls"] == before["stalls"]
         assert after["reconnects"] == 0
+        watched.until(lambda: (watched.stats["lagS"] or 99) < LAG_S_MAX)
         assert watched.complaints == []
 
     def test_the_page_says_what_the_node_says(self, watched: Page) -> None:
