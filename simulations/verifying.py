@@ -48,9 +48,9 @@ def shared_verification() -> Iterator[Verified]:
         return true
 
     PublicKey.verify = remembering  # type: ignore[method-assign]
-    window.leaf_hash = lru_cache(PIECES_REMEMBERED)(merkle.leaf_hash)
+    window.leaf_hash = lru_cache(PIECES_REMEMBERED)(merkle.leaf_hash)  # type: ignore[attr-defined]
     try:
         yield known
     finally:
         PublicKey.verify = verify  # type: ignore[method-assign]
-        window.leaf_hash = merkle.leaf_hash
+        window.leaf_hash = merkle.leaf_hash  # type: ignore[attr-defined]

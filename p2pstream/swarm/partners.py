@@ -31,7 +31,6 @@ RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
 SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
-SPENT_S = 0.3  # Nothing is asked of a partner for so long that had no upload left. Wild guess.
 RETRY_S_MAX = 60.0
 
 PieceKey = tuple[int, int, int]  # (seq, rendition, index)
@@ -64,10 +63,6 @@ class Heard:
         else:
             self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
 
-    def learn_one(self, seq: int, mask: int) -> None:
-        self.masks[seq] = mask
-        self._trim()
-
     def _trim(self) -> None:
         while len(self.masks) > HEADS_MAX:
             del self.masks[next(iter(self.masks))]
@@ -77,10 +72,10 @@ class Heard:
 class Partner:
     """One peer that trades with us in this stream.
 
-    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces we
-    requested and do not have yet, and when. knows: seqs whose heads it certainly has. cool: feeds
-    it may not be chosen for, until when; shunned_until: for none at all. spent_until: it has no
-    upload left to answer with.
+    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces
+    we requested and do not have yet, and when. lacked: those that it said lately it cannot send.
+    knows: seqs whose heads it certainly has. cool: feeds it may not be chosen for, until when;
+    shunned_until: for none at all.
     """
 
     node: NodeId
@@ -95,9 +90,9 @@ class Partner:
     told_at: float = -inf
     knows: set[int] = field(default_factory=set)
     asked: dict[PieceKey, float] = field(default_factory=dict)
+    lacked: set[PieceKey] = field(default_factory=set)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
     shunned_until: float = -inf
-    spent_until: float = -inf
     account: Account = field(default_factory=Account)
 
     @property
@@ -122,16 +117,6 @@ class Partner:
             return False
         return heard.edge < seq < newest - heard.behind
 
-    def lacks(self, rendition: int, seq: int, index: int, *, now: float) -> None:
-        """It cannot send this piece: because it does not hold it, which its next map will change,
-        or because it sends as much as it can already.
-        """
-        heard = self.heard.get(rendition)
-        if heard is not None and seq not in heard.masks:
-            heard.learn_one(seq, 0)
-        elif self.holds(rendition, seq) >> index & 1:
-            self.spent_until = now + SPENT_S
-
     def learn_map(self, message: Map, newest: int) -> None:
         """A map replaces what we heard from its base on. newest: the seq that we know.
 
@@ -152,7 +137,8 @@ class Partner:
         return seq in self.knows or any(heard.masks.get(seq) for heard in self.heard.values())
 
     def forget_before(self, seq: int) -> None:
-        """Drop what concerns seqs that have left the window."""
+        """Drop what concerns seqs that have left the window, and what may have changed by now."""
+        self.lacked.clear()
         if len(self.knows) > HEADS_MAX:
             self.knows = {s for s in self.knows if s >= seq}
         if self.asked:

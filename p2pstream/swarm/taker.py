@@ -32,6 +32,7 @@ class Taker:
     _known_at: dict[int, float] = field(default_factory=dict)  # When we first heard of a seq.
     _pulled: set[PieceKey] = field(default_factory=set)  # What somebody was asked for, lately.
     _rtt_s: float = 0.0  # To the nearest partner.
+    _at_a_loss: bool = False  # The last plan found nobody to ask for something.
     _asked_head_at: float = -inf
     _asked_key: bool = False
 
@@ -54,14 +55,14 @@ class Taker:
             return
         end = min(told.base + len(told.masks), self.mesh.horizon + 1)
         for seq in range(max(told.base, window.oldest_allowed), end):
-            if seq not in known and window.missing(seq, told.rendition):
-                known[seq] = now
+            if (seq not in known or self._at_a_loss) and window.missing(seq, told.rendition):
+                known.setdefault(seq, now)
                 self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
         mesh = self.mesh
-        self.plan_at = inf
+        self.plan_at, self._at_a_loss = inf, False
         self._give_up(now)
         self._ask_for_a_head(now)
         self._begin(now)
@@ -80,8 +81,9 @@ class Taker:
         """Ask somebody else. Raises `BadMessage`."""
         for seq, data in lack.items:
             for index in bits(m.unpack_mask(data)):
-                if partner.asked.pop((seq, lack.rendition, index), None) is not None:
-                    partner.lacks(lack.rendition, seq, index, now=now)
+                key = seq, lack.rendition, index
+                if partner.asked.pop(key, None) is not None:
+                    partner.lacked.add(key)
         self.soon(now=now)
 
     def settle(self, key: PieceKey, by: NodeId, *, now: float) -> None:
@@ -167,11 +169,12 @@ class Taker:
     ) -> None:
         """Nobody is trusted to bring the piece any more."""
         mesh, key = self.mesh, (piece.seq, piece.rendition, piece.index)
-        peer = scheduler.choose(piece, self._holders(*key, now), rng=mesh.rng)
+        peer = scheduler.choose(piece, self._holders(*key), rng=mesh.rng)
         if piece.pushed and not piece.asked:
             mesh.counters.pulls_late += 1
             feed = piece.rendition, substream_of(piece.seq, piece.index)
             self.parenting.missed(feed, now=now)
+        self._at_a_loss |= peer is None
         if peer is not None:
             mesh.partners[peer].asked[key] = now
             self._pulled.add(key)
@@ -223,12 +226,10 @@ class Taker:
             asked=asked,
         )
 
-    def _holders(
-        self, seq: int, rendition: int, index: int, now: float
-    ) -> Iterator[scheduler.Holder]:
+    def _holders(self, seq: int, rendition: int, index: int) -> Iterator[scheduler.Holder]:
         newest = self.mesh.window.newest
         for p in self.mesh.partners.values():
-            if p.spent_until > now:
+            if (seq, rendition, index) in p.lacked:
                 continue
             told = bool(p.holds(rendition, seq) >> index & 1)
             if told or p.may_hold(rendition, seq, newest):

@@ -380,13 +380,6 @@ def test_who_keeps_up_is_thought_to_hold_what_it_has_not_told_of_yet() -> None:
 
     assert not one.may_hold(0, 11, 20), "it told of that one"
     assert [seq for seq in range(8, 20) if one.may_hold(0, seq, 15)] == [12]
-    one.lacks(0, 12, 0, now=1.0)
-    assert not one.may_hold(0, 12, 15), "it said no"
-    assert one.holds(0, 12) == 0
-    assert one.spent_until < 1.0
-    one.lacks(0, 11, 0, now=1.0)
-    assert one.holds(0, 11) == 1, "it holds it, and has no upload left"
-    assert one.spent_until > 1.0
 
 
 claims = st.lists(
@@ -399,7 +392,6 @@ def test_no_talk_fills_the_memory_for_a_partner(said: list[tuple[int, int, int]]
     one = partner()
     for rendition, seq, length in said:
         one.learn_map(a_map(seq, (b"\x01",) * length, rendition), 0)
-        one.lacks(rendition, seq - 1, 0, now=1.0)
 
         assert len(one.heard) <= RENDITIONS_HEARD_MAX
         assert all(len(heard.masks) <= HEADS_MAX for heard in one.heard.values())
