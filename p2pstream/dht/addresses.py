@@ -90,6 +90,7 @@ class _Facts:
     mapped: str | None
 
 
+@lru_cache(maxsize=HOSTS_CACHED)
 def _prefix(host: str, bytes_v4: int, bytes_v6: int) -> bytes | None:
     facts = _facts(host)
     assert facts is not None, f"{host} is not an IP address"

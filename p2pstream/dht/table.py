@@ -192,7 +192,7 @@ class RoutingTable:
         if bucket and (contact.node in bucket.live or contact.node in bucket.spares):
             return True
         small, large = subnet_small(host), subnet_large(host)
-        if small is None or large is None:
+        if small is None or large is None or large not in self._by_subnet:
             return True
         near = [entry for entry in bucket or () if subnet_small(entry.contact.address[0]) == small]
         return len(near) < SUBNET_BUCKET_MAX and self._by_subnet[large] < SUBNET_TABLE_MAX
@@ -235,7 +235,8 @@ class RoutingTable:
             subnet = subnet_large(entry.contact.address[0])
             if subnet is not None:
                 self._by_subnet[subnet] -= 1
-                self._by_subnet += Counter()  # Drops zeros, so that it stays as small as the table.
+                if not self._by_subnet[subnet]:
+                    del self._by_subnet[subnet]
 
 
 def _put_last(contacts: OrderedDict[NodeId, Entry], entry: Entry) -> None:

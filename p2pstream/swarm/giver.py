@@ -95,7 +95,7 @@ class Giver:
         for rendition in mesh.renditions():
             masks = [pack_mask(window.have(s, rendition)) for s in range(base, window.newest + 1)]
             hops, parents = mesh.place(rendition)
-            slots = bytes(min(255, mesh.children.free(feed)) for feed in feeds_of(rendition))
+            slots = bytes([min(255, room) for room in mesh.children.room(rendition)])
             key = max(0, window.newest_key())
             told = m.Map(mesh.stream, rendition, base, tuple(masks), key, hops, parents, slots)
             mesh.send(partner.node, told)

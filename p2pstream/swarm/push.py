@@ -50,9 +50,13 @@ class Children:
 
     def free(self, feed: Feed) -> int:
         """How many more children may have this feed."""
-        since = self._since
-        childless = sum(not since.get(other) for other in self.kept if other != feed)
-        return max(0, self.slots - self.used - childless)
+        return self.room(feed[0])[feed[1]]
+
+    def room(self, rendition: int) -> list[int]:
+        """The same for each substream of a rendition."""
+        childless = {feed for feed in self.kept if not self._since.get(feed)}
+        left = self.slots - self.used - len(childless)
+        return [max(0, left + (feed in childless)) for feed in feeds_of(rendition)]
 
     def keep(self, feeds: Sequence[Feed], firsthand: Container[Feed]) -> None:
         """Keep room for `feeds` when there is plenty, otherwise for those of them that come from

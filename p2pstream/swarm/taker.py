@@ -43,6 +43,7 @@ class Taker:
     def note_head(self, seq: int, *, now: float) -> None:
         """A head has come: the pieces it names exist."""
         self._known_at.setdefault(seq, now)
+        self.plan_at = min(self.plan_at, now + scheduler.UNPROVEN_S)
         if self.mesh.watch is not None and self.mesh.watch.playout.next_seq is None:
             self.soon(now=now)
 
@@ -63,6 +64,7 @@ class Taker:
         """Ask for what is missing and due, and blame parents that let us down."""
         mesh = self.mesh
         self.plan_at, self._at_a_loss = inf, False
+        replaced = mesh.counters.parents_replaced
         self._give_up(now)
         self._ask_for_a_head(now)
         self._begin(now)
@@ -76,6 +78,8 @@ class Taker:
                     self._decide(piece, wanted, now)
                 self.plan_at = min(self.plan_at, wait_until)
         self._ask(wanted)
+        if mesh.counters.parents_replaced > replaced:  # What those were to push nobody pushes now.
+            self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def on_lack(self, partner: Partner, lack: m.Lack, now: float) -> None:
         """Ask somebody else. Raises `BadMessage`."""
