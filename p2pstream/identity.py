@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import lru_cache
 from typing import Self
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
@@ -23,6 +24,7 @@ Address = tuple[str, int]  # An IP address (never a host name) and a UDP port.
 ID_BYTES = 32
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+KEYS_REMEMBERED = 1024  # Of those looked at lately, sound or not: 100 kB.
 
 
 class NodeId(bytes):
@@ -49,13 +51,17 @@ class StreamId(NodeId):
     __slots__ = ()
 
 
+# The same keys come again and again, and the check costs as much as a signature.
+_is_sound = lru_cache(KEYS_REMEMBERED)(crypto_core_ed25519_is_valid_point)
+
+
 class PublicKey(bytes):
     """A public key that has been checked. Raises `BadMessage` for one that must not be used."""
 
     __slots__ = ()
 
     def __new__(cls, value: bytes) -> Self:
-        if len(value) != KEY_BYTES or not crypto_core_ed25519_is_valid_point(value):
+        if len(value) != KEY_BYTES or not _is_sound(value):
             raise BadMessage("bad_key: not a canonical Ed25519 key of prime order")
         return super().__new__(cls, value)
 

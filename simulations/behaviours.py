@@ -76,12 +76,9 @@ def _lie(send: Send) -> Send | None:
             masks = tuple([LIED_MASK] * min(64, len(told.masks) + LIED_AHEAD))
             lie = m.Map(
                 told.stream, told.rendition, told.base, masks, told.key,
-                bytes([1]) * SUBSTREAMS, told.parents, 1000,
+                bytes([1]) * SUBSTREAMS, told.parents, bytes([255]) * SUBSTREAMS,
             )  # fmt: skip
             return Send(send.peer, lie, send.expires_at)
-        case m.Have() as told:
-            items = tuple((seq, LIED_MASK) for seq, _ in told.items)
-            return Send(send.peer, m.Have(told.stream, told.rendition, items), send.expires_at)
         case Parcel():
             return None
     return send

@@ -16,7 +16,8 @@ from simulations.cells import Row
 
 PAGE = Path(__file__).parent.parent / "docs" / "SIMULATION.md"
 BEGIN, END = "<!-- tiers: begin -->", "<!-- tiers: end -->"
-SCENARIOS = ("small_swarm", "steady")
+CHECKS = Path(__file__).parent / "checks"
+SCENARIOS = ("small_swarm", "steady", str(CHECKS / "rain.toml"), str(CHECKS / "crowd.toml"))
 SHOWN = ("lag_s_p50", "lag_s_p95", "lag_s_p99", "stall_ratio", "offload", "peer_s_per_cpu_s")
 UNLIKE = {"stall_ratio", "offload", *runner.MEASURED_HERE}  # A share of these says nothing.
 
@@ -50,7 +51,7 @@ def _table(names: list[str], seeds: list[int]) -> list[str]:
                 continue
             reference = reference or figures
             cells = [_cell(key, figures[key], reference[key]) for key in SHOWN]
-            lines.append(f"| {name} | {tier} | {' | '.join(cells)} |")
+            lines.append(f"| {Path(name).stem} | {tier} | {' | '.join(cells)} |")
     lines.append(f"\nSeeds {seeds[0]} to {seeds[-1]}: mean ± 95 %, and the difference to `core`.")
     return lines
 

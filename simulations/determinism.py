@@ -16,9 +16,13 @@ from pathlib import Path
 from simulations.reading import find, read
 from simulations.runner import run_one, seeds_of
 
-# Between them they use dice for distances, losses, NATs, clocks, faults and lies.
-NAMES = ("small_swarm", "lossy", "nat_heavy", "clock_skew", "polluter", "handover")
-SEEDS = "1-20"
+# By tier. Between them they use dice for distances, losses, NATs, clocks, faults and lies.
+NAMES = {
+    "core": ("small_swarm", "lossy", "nat_heavy", "clock_skew", "polluter", "handover"),
+    "quic": ("small_swarm", str(Path(__file__).parent / "checks" / "dice.toml")),
+    "model": ("steady", "mass_failure"),
+}
+SEEDS = {"core": "1-20", "quic": "1-3", "model": "1-20"}
 HASH_SEEDS = ("1", "4242")
 ROOT = Path(__file__).parent.parent
 
@@ -29,13 +33,14 @@ def main(*words: str) -> int:
         _tell_hashes(*words[1:])
         return 0
     told = list(words)
-    seeds, tier = _take(told, "--seeds", SEEDS), _take(told, "--tier", "core")
+    tier = _take(told, "--tier", "core")
+    seeds = _take(told, "--seeds", SEEDS[tier])
     wrong = 0
-    for name in told or NAMES:
+    for name in told or NAMES[tier]:
         for problem in problems(name, seeds, tier):
             wrong += 1
-            sys.stdout.write(f"{name:<16} {problem}\n")
-        sys.stdout.write(f"{name:<16} done: seeds {seeds}\n")
+            sys.stdout.write(f"{Path(name).stem:<16} {problem}\n")
+        sys.stdout.write(f"{Path(name).stem:<16} done: seeds {seeds}\n")
         sys.stdout.flush()
     return min(wrong, 100)
 

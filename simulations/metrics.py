@@ -257,7 +257,7 @@ class Metrics:
         traffic = [peer.carrier.traffic for peer in self.sim.peers]
         players = [s.watch.playout.counters for _, s in self._swarms if s.watch]
         liars = {p.node for p in self.sim.peers if p.twist is not None}
-        full = sum(s.children.slots > 0 and not s.children.free for _, s in self._swarms)
+        full = sum(0 < s.children.slots <= s.children.used for _, s in self._swarms)
         return {
             "pull": sum(c.pulls for c in counters),
             "parent_late": sum(c.pulls_late for c in counters),

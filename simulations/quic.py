@@ -29,7 +29,8 @@ class WholeSimulation(Simulation):
 
     def _pass(self, progress: Progress | None) -> list[Verdict]:
         with pinned(self.seed):
-            return trio.run(self._live, progress, clock=VirtualClock(self.world))
+            self._clock = VirtualClock(self.world)
+            return trio.run(self._live, progress, clock=self._clock)
 
     async def _live(self, progress: Progress | None) -> list[Verdict]:
         trio.socket.set_custom_socket_factory(Sockets(self.network))
@@ -48,6 +49,7 @@ class WholeSimulation(Simulation):
             for peer in self.peers:
                 assert isinstance(peer, Whole)
                 peer.carrier.unplug()
+            self._clock.stop()
             nursery.cancel_scope.cancel()
         return verdicts
 

@@ -87,6 +87,10 @@ class Simulation:
         self.faults = Faults(self)
         for checker in self.checkers:
             checker.begin(self)
+        # By what they watch: most checkers watch one thing.
+        self._hear_effect = self._overriding("effect")
+        self._hear_parcel = self._overriding("parcel")
+        self._hear_arrived = self._overriding("arrived")
         self.world.at(1.0, self._each_second)
 
     @property
@@ -214,16 +218,21 @@ class Simulation:
 
     def _on_effect(self, peer: Peer, effect: Any) -> None:
         self.metrics.effect(peer, effect)
-        for checker in self.checkers:
-            checker.effect(peer, effect)
+        for hear in self._hear_effect:
+            hear(peer, effect)
 
     def _on_parcel(self, peer: Peer, send: Any) -> None:
-        for checker in self.checkers:
-            checker.parcel(peer, send)
+        for hear in self._hear_parcel:
+            hear(peer, send)
 
     def _on_arrived(self, peer: Peer, sender: NodeId, parcel: Any) -> None:
-        for checker in self.checkers:
-            checker.arrived(peer, sender, parcel)
+        for hear in self._hear_arrived:
+            hear(peer, sender, parcel)
+
+    def _overriding(self, name: str) -> list[Callable[..., None]]:
+        """The methods of that name that do something."""
+        own = [c for c in self.checkers if getattr(type(c), name) is not getattr(Checker, name)]
+        return [getattr(checker, name) for checker in own]
 
     def _on_convicted(self, peer: Peer, whom: NodeId, why: str) -> None:
         for checker in self.checkers:

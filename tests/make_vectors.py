@@ -97,9 +97,8 @@ def messages() -> dict[str, Message]:
         m.Map(
             stream, 0, SEQ - 2, (m.pack_mask(0b111), b"", m.pack_mask(0b101)), SEQ - 2,
             bytes([1, 1, 2, m.NO_HOPS]), (bytes(OTHER.node_id[:4]), bytes(OTHER.node_id[:4]),
-            bytes(NODE.node_id[:4]), b""), 16,
+            bytes(NODE.node_id[:4]), b""), bytes([3, 3, 2, 0]),
         ),
-        m.Have(stream, 0, ((SEQ, m.pack_mask(0b111)), (SEQ + 1, m.pack_mask(1 << 8)))),
         m.Subscribe(stream, 0, 0b0101, SEQ + 1),
         m.Refuse(stream, 0, 0b0001),
         m.Want(stream, 0, ((SEQ, m.pack_mask(0b010)),), heads=True),

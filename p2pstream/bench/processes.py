@@ -190,12 +190,13 @@ class _Peer:
             # With a head: without one nobody knows what there is to subscribe to.
             head = _signed(Chunker(SIGNER, _epoch(), first_seq=0), bytes(PIECE_BYTES)).head
             self._say(m.Join(STREAM, int(self.role), _epoch().raw, head.raw))
-            hops, slots = 0, SUBSTREAMS
+            hops, slots = 0, 1
         else:
             self._say(m.Join(STREAM, int(self.role), b"", b""))
             self._say(m.Subscribe(STREAM, 0, ALL, 0))
             hops, slots = NO_HOPS, 0
-        word = m.Map(STREAM, 0, 0, (), 0, bytes([hops]) * SUBSTREAMS, (b"",) * SUBSTREAMS, slots)
+        word = m.Map(STREAM, 0, 0, (), 0, bytes([hops]) * SUBSTREAMS, (b"",) * SUBSTREAMS,
+                     bytes([slots]) * SUBSTREAMS)  # fmt: skip
         while True:
             self._say(word)
             await trio.sleep(MAP_S)

@@ -56,12 +56,6 @@ class Counters:
     stall_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _When:
-    pts_s: float
-    duration_s: float
-
-
 class Playout:
     """Decides when which chunk is handed to the player."""
 
@@ -73,9 +67,13 @@ class Playout:
         self.end_seq: int | None = None  # Where the stream ends: nothing is due there.
         self.last_seq = -1  # Handed over before the last pause.
         self._shelf = shelf
-        self._when: dict[int, _When] = {}
+        self._line: dict[int, tuple[float, float]] = {}  # By seq: when it ends, how long it is.
+        self._latest = -1  # The highest seq there.
+        # When fresh heads came, and what the clock then said minus the stream's time: only those
+        # that are the smallest since, so that the first is the smallest of all.
         self._edges: deque[tuple[float, float]] = deque(maxlen=EDGE_SAMPLES_MAX)
-        self._live_s = 0.0  # The smallest offset of them: what the clock says minus the stream's.
+        self._live_s = 0.0  # That one.
+        self._offset_s = 0.0  # The latest.
         self._started_at = -inf  # When the first chunk left, after `start`.
         self._begin_at: float | None = None  # When `start` was called, until that chunk has left.
         self._look_at = inf  # Until then: when to see again whether it may leave.
@@ -105,19 +103,24 @@ class Playout:
         self, seq: int, pts_s: float, duration_s: float, *, fresh: bool, now: float
     ) -> None:
         """A verified head came. fresh: it extends the live edge, so it tells where live is."""
-        self._when[seq] = _When(pts_s, duration_s)
-        while len(self._when) > TIMELINE_MAX:
-            del self._when[min(self._when)]
+        self._line[seq] = pts_s + duration_s, duration_s
+        self._latest = max(self._latest, seq)
+        while len(self._line) > TIMELINE_MAX:
+            del self._line[next(iter(self._line))]
         if not fresh:
             return
         offset = now - (pts_s + duration_s)
-        if self._edges and abs(offset - self._edges[-1][1]) > self.config.behind_s_max:
-            self._edges.clear()  # The time line itself moved: the broadcaster started anew.
+        edges = self._edges
+        if edges and abs(offset - self._offset_s) > self.config.behind_s_max:
+            edges.clear()  # The time line itself moved: the broadcaster started anew.
             self._moved_to = seq
-        self._edges.append((now, offset))
-        while self._edges[0][0] < now - EDGE_MEMORY_S:
-            self._edges.popleft()
-        self._live_s = min(offset for _, offset in self._edges)
+        self._offset_s = offset
+        while edges and edges[-1][1] >= offset:
+            edges.pop()  # It will never be the smallest again.
+        edges.append((now, offset))
+        while edges[0][0] < now - EDGE_MEMORY_S:
+            edges.popleft()
+        self._live_s = edges[0][1]
 
     def arrived(self, seq: int, *, now: float) -> None:
         """The chunk of `seq` became complete: learn how early that was."""
@@ -126,9 +129,10 @@ class Playout:
 
     def due(self, seq: int) -> float:
         """When `seq` is to be handed over; `inf` while nothing is known of the time line."""
-        end_s = self._end_s(seq)
-        if end_s is None or not self._edges:
+        if not self._edges:
             return inf
+        known = self._line.get(seq)
+        end_s = known[0] if known is not None else self._guess_end_s(seq)
         return end_s + self._live_s + self.target_s
 
     def wake_at(self) -> float:
@@ -232,8 +236,8 @@ class Playout:
     def buffer_s(self) -> float:
         """Seconds of media that are ready ahead of what has been handed over."""
         seq, total = self.next_seq, 0.0
-        while seq is not None and seq in self._when and self._shelf.ready(seq):
-            total += self._when[seq].duration_s
+        while seq is not None and seq in self._line and self._shelf.ready(seq):
+            total += self._line[seq][1]
             seq += 1
         return total
 
@@ -278,13 +282,12 @@ class Playout:
             self.target_s = max(self.config.target_s, self.target_s - SHRINK_PER_S)
         self._margin_s, self._margin_at = inf, now
 
-    def _end_s(self, seq: int) -> float | None:
-        """When `seq` ends on the stream's time line, extrapolated where its head is unknown."""
-        when = self._when.get(seq)
-        if when is None:
-            known = max((s for s in self._when if s < seq), default=None)
-            if known is None:
-                return None
-            when = self._when[known]
-            return when.pts_s + when.duration_s * (1 + seq - known)
-        return when.pts_s + when.duration_s
+    def _guess_end_s(self, seq: int) -> float:
+        """When a seq, whose head is unknown, ends on the stream's time line; `inf`: no idea."""
+        before = self._latest if seq > self._latest else max(
+            (s for s in self._line if s < seq), default=-1
+        )  # fmt: skip
+        if before not in self._line:
+            return inf
+        end_s, duration_s = self._line[before]
+        return end_s + duration_s * (seq - before)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 
 from p2pstream.errors import BadMessage, Misbehaviour
@@ -33,6 +33,7 @@ FRESH_MS_BACK = (
 )
 FRESH_MS_AHEAD = 10_000  # 5.2.
 BURST = 4  # How much above the announced bit rate one chunk may be (key frames): wild guess.
+HEADS_PARSED = 64  # Kept: the same head comes from several partners. As many as a window holds.
 NO_HEAD = bytes(ID_BYTES)  # The hash of the head before the first one.
 
 KEY, DISCONTINUITY, END = 1, 2, 4  # The flags.
@@ -147,6 +148,7 @@ def sign(
     return parse(fixed + body + key.sign(fixed + body))
 
 
+@lru_cache(HEADS_PARSED)
 def parse(raw: bytes) -> Head:
     """The head in `raw`, its layout and bounds checked but not its signature.
 

@@ -7,11 +7,11 @@ that fails raises before it is stored, so nothing unverified can be announced, p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.stream.chunk import Chunk, piece_size
-from p2pstream.stream.head import Head, Part
+from p2pstream.stream.head import Head
 from p2pstream.stream.merkle import leaf_hash, proves
 
 HEADS_MAX = 64  # security/architecture.md 5.5: 13 s of chunks of 200 ms.
@@ -26,11 +26,16 @@ class Piece:
     proof: tuple[bytes, ...]
 
 
-@dataclass(slots=True)
 class _Slot:
-    head: Head
-    pieces: dict[int, dict[int, Piece]] = field(default_factory=dict)  # rendition -> index
-    have: dict[int, int] = field(default_factory=dict)  # rendition -> bit mask of those
+    """A head and, by rendition: its pieces by index, a bit mask of those, and one of the others."""
+
+    __slots__ = ("have", "head", "lack", "pieces")
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.pieces: dict[int, dict[int, Piece]] = {part.rendition: {} for part in head.parts}
+        self.have = {part.rendition: 0 for part in head.parts}
+        self.lack = {part.rendition: (1 << part.pieces) - 1 for part in head.parts}
 
 
 class Window:
@@ -40,6 +45,7 @@ class Window:
         self._slots: dict[int, _Slot] = {}
         self.bytes = 0
         self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
+        self._newest_key = -1
 
     def __contains__(self, seq: int) -> bool:
         return seq in self._slots
@@ -71,6 +77,8 @@ class Window:
             return False
         self._slots[head.seq] = _Slot(head)
         self.newest = max(self.newest, head.seq)
+        if head.key:
+            self._newest_key = max(self._newest_key, head.seq)
         self._evict()
         return True
 
@@ -93,7 +101,7 @@ class Window:
         part = slot.head.part(rendition)
         if part is None or index >= part.pieces:
             raise Misbehaviour("piece of a chunk that the head does not name")
-        pieces = slot.pieces.setdefault(rendition, {})
+        pieces = slot.pieces[rendition]
         if index in pieces:
             if pieces[index].data != data:
                 raise Misbehaviour(f"piece {seq}/{rendition}/{index} differs from the proven one")
@@ -103,7 +111,8 @@ class Window:
         ):
             raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
         pieces[index] = Piece(data, proof)
-        slot.have[rendition] = slot.have.get(rendition, 0) | 1 << index
+        slot.have[rendition] |= 1 << index
+        slot.lack[rendition] &= ~(1 << index)
         self.bytes += len(data)
         self._evict()
         return True
@@ -118,23 +127,22 @@ class Window:
         return slot.have.get(rendition, 0) if slot else 0
 
     def missing(self, seq: int, rendition: int) -> int:
-        """The pieces we lack of a chunk whose head we have, as a bit mask."""
+        """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""
         slot = self._slots.get(seq)
-        part = slot.head.part(rendition) if slot else None
-        if slot is None or part is None:
-            return 0
-        return ((1 << part.pieces) - 1) & ~slot.have.get(rendition, 0)
+        return slot.lack.get(rendition, 0) if slot else -1
 
     def complete(self, seq: int, rendition: int) -> bool:
-        return self._part(seq, rendition) is not None and not self.missing(seq, rendition)
+        slot = self._slots.get(seq)
+        return slot is not None and slot.lack.get(rendition) == 0
 
     def chunk(self, seq: int, rendition: int) -> Chunk | None:
         """The whole chunk, when every piece of it is here."""
-        part = self._part(seq, rendition)
-        if part is None or self.missing(seq, rendition):
+        if not self.complete(seq, rendition):
             return None
         slot = self._slots[seq]
         head, pieces = slot.head, slot.pieces[rendition]
+        part = head.part(rendition)
+        assert part is not None, "what is complete was named by the head"
         data = b"".join(pieces[index].data for index in range(part.pieces))
         return Chunk(
             seq, rendition, part.init, head.pts, head.duration, head.captured_ms,
@@ -143,11 +151,7 @@ class Window:
 
     def newest_key(self) -> int:
         """The newest seq at which decoding can start; -1 when none is known."""
-        return max((seq for seq, slot in self._slots.items() if slot.head.key), default=-1)
-
-    def _part(self, seq: int, rendition: int) -> Part | None:
-        slot = self._slots.get(seq)
-        return slot.head.part(rendition) if slot else None
+        return self._newest_key if self._newest_key in self._slots else -1
 
     def _evict(self) -> None:
         while len(self._slots) > HEADS_MAX or self.bytes > BYTES_MAX:

@@ -20,7 +20,7 @@ from p2pstream.stream.head import Head
 from p2pstream.stream.window import Window
 from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
-from p2pstream.swarm.messages import NO_HOPS, Role
+from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
 from p2pstream.swarm.partners import PARTNERS_MAX, Partner
 from p2pstream.swarm.push import Children, Feed, Parents
 from p2pstream.swarm.watch import Watch
@@ -87,8 +87,13 @@ class Mesh:
         return tuple(sorted(there))
 
     def edge(self, rendition: int) -> int:
-        """The newest seq of which a partner holds anything; -1 of nothing."""
-        return max((self.edge_of(p, rendition) for p in self.partners.values()), default=-1)
+        """The newest seq that we have the head of, or of which a partner says it holds anything."""
+        newest, horizon = self.window.newest, self.horizon
+        for partner in self.partners.values():
+            heard = partner.heard.get(rendition)
+            if heard is not None and heard.edge > newest:
+                newest = heard.edge if heard.edge <= horizon else self.edge_of(partner, rendition)
+        return newest
 
     def edge_of(self, partner: Partner, rendition: int) -> int:
         """The newest seq that a partner may well hold: nobody moves the live edge by words."""
@@ -112,6 +117,19 @@ class Mesh:
             return 0
         parent = self.parents.by_feed.get(feed)
         return self.depth.get(feed, NO_HOPS) if parent and parent.pieces else NO_HOPS
+
+    def place(self, rendition: int) -> tuple[bytes, tuple[bytes, ...]]:
+        """Where we are in the mesh: by substream our hops, and the start of our parent's id."""
+        if self.role is Role.ORIGIN:
+            return bytes(SUBSTREAMS), (b"",) * SUBSTREAMS
+        hops, ids, parents = [NO_HOPS] * SUBSTREAMS, [b""] * SUBSTREAMS, self.parents.by_feed
+        for substream in range(SUBSTREAMS):
+            feed = rendition, substream
+            if feed in parents:
+                ids[substream] = parents[feed].short_id
+                if parents[feed].pieces and feed in self.depth:
+                    hops[substream] = self.depth[feed]
+        return bytes(hops), tuple(ids)
 
     def deadline(self, seq: int) -> float:
         """When a viewer needs the chunk; `inf` for others."""

@@ -56,7 +56,7 @@ class Map(Message, frozen=True, tag=33):
 
     key: the newest seq that I know to be a key frame. hops: for each substream how many hops I am
     from the broadcaster, NO_HOPS without a parent. parents: for each substream the start of my
-    parent's id, or nothing. slots: how many more substreams I can push.
+    parent's id, or nothing. slots: to how many more I can push each substream.
     """
 
     stream: Digest
@@ -69,15 +69,7 @@ class Map(Message, frozen=True, tag=33):
         tuple[Annotated[bytes, Meta(max_length=SHORT_ID_BYTES)], ...],
         Meta(min_length=SUBSTREAMS, max_length=SUBSTREAMS),
     ]
-    slots: U16
-
-
-class Have(Message, frozen=True, tag=34):
-    """Pieces that I hold since my last word on them: each mask replaces the one before."""
-
-    stream: Digest
-    rendition: Rendition
-    items: Masks
+    slots: Annotated[bytes, Meta(min_length=SUBSTREAMS, max_length=SUBSTREAMS)]
 
 
 class Subscribe(Message, frozen=True, tag=35):
@@ -159,19 +151,27 @@ class Piece(Message, frozen=True, tag=43):
 
 
 SWARM_MESSAGES: tuple[type[Message], ...] = (
-    Join, Map, Have, Subscribe, Refuse, Want, Lack, Peers, Leave, WantInit, InitFile, Piece,
+    Join, Map, Subscribe, Refuse, Want, Lack, Peers, Leave, WantInit, InitFile, Piece,
 )  # fmt: skip
 
 
+_SHORT_MASKS = [b"", *(bytes([mask]) for mask in range(1, 256))]  # Nearly all there are.
+
+
 def pack_mask(mask: int) -> bytes:
+    """Little-endian, without trailing zeros."""
+    if mask < 256:
+        return _SHORT_MASKS[mask]
     return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
 
 
 def unpack_mask(data: bytes) -> int:
     """Raises `BadMessage` for a mask with trailing zeros."""
-    if data[-1:] == b"\0":
+    if not data:
+        return 0
+    if not data[-1]:
         raise BadMessage("non_canonical: a bit mask with trailing zeros")
-    return int.from_bytes(data, "little")
+    return data[0] if len(data) == 1 else int.from_bytes(data, "little")
 
 
 def bits(mask: int) -> list[int]:

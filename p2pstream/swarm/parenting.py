@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -25,9 +26,12 @@ LEFT_S = 10 * COOL_S  # Having left the origin we stay away from it, or we would
 
 @dataclass(slots=True)
 class Parenting:
-    """Keeps a parent for each feed that we want. seek_at: when to look for them next."""
+    """Keeps a parent for each feed that we want. seek_at: when to look for them next. tell: sends
+    a partner a map.
+    """
 
     mesh: Mesh
+    tell: Callable[..., None]
     seek_at: float = inf
     _improve_at: float = 0.0
 
@@ -49,7 +53,7 @@ class Parenting:
                 key = chosen.peer, feed[0]
                 since[key] = min(first, since.get(key, first))
         for (peer, rendition), first in since.items():
-            self._subscribe(peer, rendition, since=first)
+            self._subscribe(peer, rendition, now, since=first)
 
     def missed(self, feed: Feed, *, now: float) -> None:
         """A piece of this feed had to be asked for: its parent is late."""
@@ -63,11 +67,15 @@ class Parenting:
 
     def on_refuse(self, partner: Partner, message: m.Refuse, *, now: float) -> None:
         """It does not push to us: somebody else must."""
-        partner.slots = 0
+        heard = partner.heard.get(message.rendition)
         for substream in range(SUBSTREAMS):
             feed = message.rendition, substream
             parent = self.mesh.parents.by_feed.get(feed)
-            if message.substreams >> substream & 1 and parent and parent.peer == partner.node:
+            if not message.substreams >> substream & 1:
+                continue
+            if heard is not None:
+                heard.slots[substream] = 0
+            if parent is not None and parent.peer == partner.node:
                 self._drop(feed, now, cool_s=COOL_S, tell=False)
         self.seek(now=now)
 
@@ -80,11 +88,10 @@ class Parenting:
 
     def _offers(self, feed: Feed, now: float) -> list[Offer]:
         mesh, (rendition, substream) = self.mesh, feed
-        edge = mesh.edge(rendition)
         offers, quiet = [], mesh.quiet(now=now)
         for partner in mesh.partners.values():
             heard = partner.heard.get(rendition)
-            if heard is None or partner.slots <= 0 or partner.cool.get(feed, -inf) > now:
+            if heard is None or not heard.slots[substream] or partner.cool.get(feed, -inf) > now:
                 continue
             if partner.node in quiet or partner.shunned_until > now:
                 continue
@@ -96,23 +103,30 @@ class Parenting:
                     partner.role,
                     hops=heard.hops[substream],
                     rtt_s=mesh.roads.rtt_s(partner.node),
-                    behind=edge - mesh.edge_of(partner, rendition),
+                    behind=heard.behind,
                     already=len(mesh.parents.fed_by(partner.node)),
-                    slots=partner.slots,
+                    slots=heard.slots[substream],
                 )
             )
         return offers
 
     def _adopt(self, feed: Feed, partner: Partner, now: float) -> int:
         """Returns the seq from which on the partner is to push: what comes before it is pulled."""
-        edge = max(self.mesh.edge_of(partner, feed[0]), self.mesh.fed.get(feed, -1))
-        self.mesh.parents.by_feed[feed] = Parent(partner.node, now, first=edge + 1, seq=edge)
-        partner.slots -= 1
-        return edge + 1
+        mesh = self.mesh
+        fed = mesh.fed.get(feed, -1)
+        # Of the newest chunk that it told of it may have had a part only.
+        first = fed + 1 if fed >= 0 else max(0, mesh.edge_of(partner, feed[0]))
+        if mesh.watch is not None and mesh.watch.playout.next_seq is not None:
+            first = max(first, mesh.watch.playout.next_seq)
+        mesh.parents.by_feed[feed] = Parent(partner.node, now, first=first, seq=first - 1)
+        partner.heard[feed[0]].slots[feed[1]] -= 1
+        return first
 
-    def _subscribe(self, peer: NodeId, rendition: int, *, since: int = 0) -> None:
+    def _subscribe(self, peer: NodeId, rendition: int, now: float, *, since: int = 0) -> None:
         """Tell `peer` which substreams it is to push. since: where those begin that are new."""
         mask = self.mesh.parents.mask(peer, rendition)
+        if mask:
+            self.tell(self.mesh.partners[peer], now=now)  # It need not push what we hold.
         self.mesh.send(peer, m.Subscribe(self.mesh.stream, rendition, mask, since))
 
     def _fail(self, feed: Feed, now: float) -> None:
@@ -132,7 +146,7 @@ class Parenting:
         self.mesh.partners[parent.peer].cool[feed] = now + cool_s
         self.mesh.counters.parents_replaced += 1
         if tell:
-            self._subscribe(parent.peer, feed[0])
+            self._subscribe(parent.peer, feed[0], now)
 
     def _drop_unwanted(self, now: float) -> None:
         """After a switch of renditions."""
@@ -142,8 +156,9 @@ class Parenting:
 
     def _drop_starved(self, now: float) -> None:
         """Replace parents that brought nothing while the edge moved on."""
+        edges = {rendition: self.mesh.edge(rendition) for rendition in self.mesh.renditions()}
         for feed, parent in list(self.mesh.parents.by_feed.items()):
-            behind = self.mesh.edge(feed[0]) - parent.seq
+            behind = edges[feed[0]] - parent.seq
             if behind > STARVED_CHUNKS and now - parent.since > YOUNG_S:
                 self._fail(feed, now)
 

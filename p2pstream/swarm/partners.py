@@ -20,7 +20,6 @@ from p2pstream.swarm.messages import (
     NO_HOPS,
     SHORT_ID_BYTES,
     SUBSTREAMS,
-    Have,
     Map,
     Role,
     unpack_mask,
@@ -41,28 +40,42 @@ PieceKey = tuple[int, int, int]  # (seq, rendition, index)
 class Heard:
     """What a partner said of one rendition: masks of pieces by seq, and its place in the mesh.
 
-    edge: the newest seq of which the partner held anything; -1 of nothing.
+    edge: the newest seq of which the partner held anything; -1 of nothing. behind: how many chunks
+    that was behind the newest that we knew then.
     """
 
     masks: dict[int, int] = field(default_factory=dict)
     edge: int = -1
+    behind: int = 0
     hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
     parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
+    slots: list[int] = field(default_factory=lambda: [0] * SUBSTREAMS)
 
-    def note(self, seq: int, mask: int) -> None:
-        if seq > self.edge - HEADS_MAX:
-            self.masks[seq] = mask
-            self.edge = max(self.edge, seq)
+    def learn(self, base: int, masks: list[int]) -> None:
+        """From `base` on it holds just this."""
+        end = base + len(masks)
+        if self.edge >= end:
+            self.masks = {seq: mask for seq, mask in self.masks.items() if seq < base}
+        self.masks.update(zip(range(base, end), masks, strict=True))
+        self._trim()
+        if masks and masks[-1]:
+            self.edge = end - 1
+        else:
+            self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
+
+    def _trim(self) -> None:
         while len(self.masks) > HEADS_MAX:
-            del self.masks[min(self.masks)]
+            del self.masks[next(iter(self.masks))]
 
 
 @dataclass(slots=True)
 class Partner:
     """One peer that trades with us in this stream.
 
-    asked: pieces we requested and do not have yet, and when. knows: seqs whose heads it certainly
-    has. cool: feeds it may not be chosen for, until when; shunned_until: for none at all.
+    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces
+    we requested and do not have yet, and when. lacked: those that it said lately it cannot send.
+    knows: seqs whose heads it certainly has. cool: feeds it may not be chosen for, until when;
+    shunned_until: for none at all.
     """
 
     node: NodeId
@@ -73,9 +86,11 @@ class Partner:
     dialled: bool
     heard: dict[int, Heard] = field(default_factory=dict)
     key: int = 0
-    slots: int = 0
+    told: int = 0
+    told_at: float = -inf
     knows: set[int] = field(default_factory=set)
     asked: dict[PieceKey, float] = field(default_factory=dict)
+    lacked: set[PieceKey] = field(default_factory=set)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
     shunned_until: float = -inf
     account: Account = field(default_factory=Account)
@@ -93,42 +108,41 @@ class Partner:
         heard = self.heard.get(rendition)
         return heard.edge if heard else -1
 
-    def learn_map(self, message: Map) -> None:
-        """A map replaces what we heard from its base on. Raises `BadMessage`."""
+    def may_hold(self, rendition: int, seq: int, newest: int) -> bool:
+        """Whether it should hold a chunk that it has not told us of yet, as it was no farther
+        behind when it last told. newest: that we know now.
+        """
+        heard = self.heard.get(rendition)
+        if heard is None or seq in heard.masks or heard.edge < 0:
+            return False
+        return heard.edge < seq < newest - heard.behind
+
+    def learn_map(self, message: Map, newest: int) -> None:
+        """A map replaces what we heard from its base on. newest: the seq that we know.
+
+        Raises `BadMessage`.
+        """
         masks = [unpack_mask(mask) for mask in message.masks]
         if message.base + len(masks) > SEQ_MAX:
             raise BadMessage("a map beyond the last seq there can be")
         heard = self._heard(message.rendition)
         if heard is None:
             return
-        base, oldest = message.base, message.base + len(masks) - HEADS_MAX
-        kept = {seq: mask for seq, mask in heard.masks.items() if oldest <= seq < base}
-        heard.masks = kept | {base + n: mask for n, mask in enumerate(masks) if mask}
-        heard.edge = max(heard.masks, default=-1)
-        heard.hops, heard.parents = message.hops, message.parents
-        self.key, self.slots = message.key, message.slots
-
-    def learn_have(self, message: Have) -> None:
-        """Raises `BadMessage`."""
-        heard = self._heard(message.rendition)
-        for seq, mask in message.items:
-            bits = unpack_mask(mask)
-            if heard is not None:
-                heard.note(seq, bits)
-
-    def cares_for(self, rendition: int) -> bool:
-        """Whether it carries the rendition too; a newcomer that carries nothing yet may."""
-        return not self.heard or rendition in self.heard
+        heard.learn(message.base, masks)
+        heard.behind = max(0, newest - heard.edge)
+        heard.hops, heard.parents, heard.slots = message.hops, message.parents, [*message.slots]
+        self.key = message.key
 
     def knows_head(self, seq: int) -> bool:
-        return seq in self.knows or any(seq in heard.masks for heard in self.heard.values())
+        return seq in self.knows or any(heard.masks.get(seq) for heard in self.heard.values())
 
     def forget_before(self, seq: int) -> None:
-        """Drop what concerns seqs that have left the window."""
-        self.knows = {s for s in self.knows if s >= seq}
-        self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}
-        for heard in self.heard.values():
-            heard.masks = {s: mask for s, mask in heard.masks.items() if s >= seq}
+        """Drop what concerns seqs that have left the window, and what may have changed by now."""
+        self.lacked.clear()
+        if len(self.knows) > HEADS_MAX:
+            self.knows = {s for s in self.knows if s >= seq}
+        if self.asked:
+            self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}
 
     def _heard(self, rendition: int) -> Heard | None:
         if rendition not in self.heard and len(self.heard) >= RENDITIONS_HEARD_MAX:

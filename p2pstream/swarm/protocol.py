@@ -4,8 +4,8 @@ Invariants: only verified pieces are in the window, and only what is in the wind
 pushed, sent or played; a partner is either here with all that concerns it or gone without a trace;
 everything kept is bounded by the window of heads or by a named limit.
 
-The journey of a piece: `_on_piece` -> `_accept_head` -> `_accept_piece` (verified, stored) ->
-`Giver.forward` (to children, at once) and `Giver.announce` (to the others, soon) -> `Watch` (when
+The journey of a piece: `_on_parcel` -> `_accept_head` -> `_accept_piece` (verified, stored) ->
+`Giver.forward` (to children, at once) and `Giver.tell_next` (to the others, soon) -> `Watch` (when
 its chunk is complete) -> `Play`.
 """
 
@@ -39,10 +39,10 @@ from p2pstream.stream.manifest import init_hash, pack_init, unpack_init
 from p2pstream.stream.merkle import HASH_BYTES
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.defaults import ORIGIN_COPIES, SEED_COPIES
-from p2pstream.swarm.giver import MAP_CHUNKS, Giver
+from p2pstream.swarm.giver import Giver
 from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
-from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
+from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import PARTNERS_WANTED, Candidates, Partner
 from p2pstream.swarm.push import Children
@@ -58,6 +58,7 @@ SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have 
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
+MAP_SLACK_S = 0.04  # How long a map waits for company: half of the pause between two.
 SETTLED_S = 1.0  # A partner this new may yet become a parent. With 5 s latecomers waited for 4 s.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
@@ -122,9 +123,9 @@ class Swarm:
         self.ended = False
         self.forked = False
         self.first_chunk_at: float | None = None
-        self._parenting = Parenting(mesh)
-        self._giver = Giver(mesh)
-        self._taker = Taker(mesh, self._parenting)
+        self._giver = giver = Giver(mesh)
+        self._parenting = Parenting(mesh, self._giver.tell)
+        self._taker = taker = Taker(mesh, self._parenting)
         self._limbo = Limbo()
         self._forked_at: set[int] = set()  # Whoever sends pieces there may believe the other head.
         self._mark = epoch_mark
@@ -136,41 +137,62 @@ class Swarm:
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
         self._noticed_at: float | None = None  # The last time anything happened here.
+        # Who may say what, and who hears it.
+        self._from_partner: dict[type, Callable[..., None]] = {
+            Parcel: self._on_parcel,
+            m.Map: self._on_map,
+            m.Want: giver.on_want,
+            m.Lack: taker.on_lack,
+            m.Subscribe: giver.on_subscribe,
+            m.Refuse: self._on_refuse,
+            m.WantInit: self._on_want_init,
+            m.InitFile: self._on_init,
+        }
+        self._from_anybody: dict[type, Callable[..., None]] = {
+            LinkUp: self._on_link_up,
+            LinkDown: self._on_link_down,
+            m.Join: self._on_join,
+            m.Peers: self._on_peers,
+            m.Leave: self._on_leave,
+        }
 
     # The four verbs.
 
     def receive(self, peer: NodeId, message: Happening, *, now: float) -> None:
         """See `Core`. Raises `PeerError`."""
         self._notice_sleep(now)  # What piled up meanwhile is old: it must not be played.
-        match message:
-            case LinkUp():
-                self._on_link_up(peer, message, now)
-            case LinkDown():
-                self._on_link_down(peer, message, now)
-            case m.Join():
-                self._on_join(peer, message, now)
-            case _:
-                self._from_partner(peer, message, now)
-        self._play(now)
+        partner, kind = self.partners.get(peer), type(message)
+        if partner is not None and kind in self._from_partner:
+            partner.heard_at = now
+            self._from_partner[kind](partner, message, now)
+        elif kind in self._from_anybody:
+            self._from_anybody[kind](peer, message, now)
+        elif kind not in self._from_partner:
+            raise BadMessage(f"{kind.__name__} does not belong to a swarm")
+        # Else it left, or has not joined: what is still on the way does not matter.
+        if now >= self._giver.map_at:
+            self._giver.tell_next(now=now)
 
     def wake(self, *, now: float) -> None:
         """See `Core`."""
         self._notice_sleep(now)
-        if now >= self._giver.have_at:
-            self._giver.send_haves()
         if now >= self._upkeep_at:
             self._upkeep(now)
+        if now >= self._giver.map_at:
+            self._giver.tell_next(now=now)
         if now >= self._parenting.seek_at:
             self._parenting.seek(now=now)
         if now >= self._taker.plan_at:
             self._taker.plan(now=now)
-        self._play(now)
+        if self.watch and now >= self.watch.playout.wake_at():
+            self._play(now)
 
     def wake_at(self) -> float:
         """See `Core`."""
-        play_at = self.watch.playout.wake_at() if self.watch else inf
-        parts_at = min(self._giver.have_at, self._taker.plan_at, self._parenting.seek_at)
-        return min(parts_at, self._upkeep_at, play_at)
+        # A map can wait a little for something else to happen: most of them cost no alarm.
+        map_at = self._giver.map_at + MAP_SLACK_S
+        play_at = self.watch.playout.wake_at() if self.watch is not None else inf
+        return min(self._upkeep_at, map_at, self._taker.plan_at, self._parenting.seek_at, play_at)
 
     def effects(self) -> list[Effect]:
         """See `Core`; besides its effects `Play`, `InitReady` and `EpochSeen`."""
@@ -200,7 +222,7 @@ class Swarm:
             for index, piece in enumerate(pieces):
                 self.window.add_piece(head.seq, rendition, index, piece.data, piece.proof)
                 self._giver.forward(head.seq, rendition, index, 0, now=now)
-            self._giver.announce(head.seq, rendition, now=now)
+        self._giver.note_change(head.seq, now=now)
         if head.end:
             self._end(head, now)
 
@@ -279,7 +301,7 @@ class Swarm:
             return
         if peer not in self._joined:
             self._join(peer, now)
-        self._giver.send_maps(peer)
+        self._giver.tell(self.partners[peer], now=now)
         self._giver.send_peers(peer)
         if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
             self._accept_head(self.partners[peer], join.head, now)
@@ -314,65 +336,30 @@ class Swarm:
         self._forget(gone, now)
         return True
 
-    def _from_partner(self, peer: NodeId, message: Happening, now: float) -> None:
-        partner = self.partners.get(peer)
-        if partner is None:
-            if peer in self._joined:
-                self._turned_away(peer, message, now)
-            return  # It left, or has not joined: what is still on the way does not matter.
-        partner.heard_at = now
-        match message:
-            case Parcel(m.Piece() as header, body):
-                self._on_piece(partner, header, body, now)
-            case m.Map() | m.Have():
-                self._on_news(partner, message, now)
-            case m.Want():
-                self._giver.on_want(partner, message, now=now)
-            case m.Lack():
-                self._taker.on_lack(partner, message, now=now)
-            case m.Subscribe():
-                self._giver.on_subscribe(partner, message, now=now)
-            case m.Refuse():
-                self._parenting.on_refuse(partner, message, now=now)
-                self._taker.soon(now=now)
-            case _:
-                self._on_rare(partner, message, now)
-
-    def _turned_away(self, peer: NodeId, message: Happening, now: float) -> None:
-        """A full node hands us on to others."""
-        if isinstance(message, m.Peers):
+    def _on_peers(self, peer: NodeId, message: m.Peers, now: float) -> None:
+        """From partners, and from full nodes that hand us on to others."""
+        if peer in self.partners or peer in self._joined:
             for node, ip, port in message.peers:
                 self.learn(NodeId(node), [(ip, port)], now=now)
-        elif isinstance(message, m.Leave):
-            self._joined.discard(peer)
+
+    def _on_leave(self, peer: NodeId, _message: m.Leave, now: float) -> None:
+        if peer in self.partners or peer in self._joined:
+            self._forget(peer, now)
             self.candidates.failed(peer, now=now)
 
-    def _on_rare(self, partner: Partner, message: Happening, now: float) -> None:
-        match message:
-            case m.Peers():
-                for node, ip, port in message.peers:
-                    self.learn(NodeId(node), [(ip, port)], now=now)
-            case m.WantInit():
-                if message.hash in self.inits:
-                    packed = pack_init(self.inits[message.hash])
-                    self.mesh.send(partner.node, m.InitFile(self.stream, packed))
-            case m.InitFile():
-                self._on_init(message)
-            case m.Leave():
-                self._forget(partner.node, now)
-                self.candidates.failed(partner.node, now=now)
-            case _:
-                raise BadMessage(f"{type(message).__name__} does not belong to a swarm")
+    def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
+        partner.learn_map(told, self.window.newest)
+        self._parenting.seek(now=now)
+        self._taker.note_map(told, now=now)
 
-    def _on_news(self, partner: Partner, message: m.Map | m.Have, now: float) -> None:
-        if isinstance(message, m.Map):
-            partner.learn_map(message)
-            seqs: Iterable[int] = range(message.base, message.base + len(message.masks))
-            self._parenting.seek(now=now)
-        else:
-            partner.learn_have(message)
-            seqs = [seq for seq, _ in message.items]
-        self._taker.note_known(seqs, message.rendition, now=now)
+    def _on_refuse(self, partner: Partner, message: m.Refuse, now: float) -> None:
+        self._parenting.on_refuse(partner, message, now=now)
+        self._taker.soon(now=now)
+
+    def _on_want_init(self, partner: Partner, message: m.WantInit, _now: float) -> None:
+        if message.hash in self.inits:
+            packed = pack_init(self.inits[message.hash])
+            self.mesh.send(partner.node, m.InitFile(self.stream, packed))
 
     # Trust: what comes in becomes ours only here.
 
@@ -396,7 +383,10 @@ class Swarm:
             for peer in self.partners if news else ():
                 self._join(peer, now)
 
-    def _on_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
+    def _on_parcel(self, partner: Partner, parcel: Parcel, now: float) -> None:
+        header, body = parcel.header, parcel.body
+        if not isinstance(header, m.Piece):
+            raise BadMessage(f"a parcel with {type(header).__name__}")
         if header.head and not self._accept_head(partner, header.head, now):
             return  # The broadcaster forked: the piece may well fit the other head.
         if header.seq in self._forked_at:
@@ -413,7 +403,7 @@ class Swarm:
         """
         head = heads.parse(raw)
         known = self.window.head(head.seq)
-        if known is not None and known.raw == raw:
+        if known is head or (known is not None and known.raw == raw):
             partner.knows.add(head.seq)
             return True
         if self.epoch is None or head.epoch > self.epoch.number:
@@ -447,7 +437,7 @@ class Swarm:
             sender = self.partners.get(waiting.peer)
             if sender is not None:
                 self._try_waiting(sender, waiting.header, waiting.body, now)
-        self._taker.soon(now=now)
+        self._taker.note_head(head.seq, now=now)
 
     def _try_waiting(self, sender: Partner, header: m.Piece, body: bytes, now: float) -> None:
         """A piece from limbo may be a lie: blame its sender, not whoever brought the head."""
@@ -470,9 +460,10 @@ class Swarm:
             return
         hops = header.hops + 1
         self._giver.forward(seq, rendition, index, hops, besides=partner.node, now=now)
-        self._giver.announce(seq, rendition, now=now)
+        self._giver.note_change(seq, now=now)
         if self.watch and self.window.complete(seq, rendition):
             self.watch.arrived(seq, rendition, now=now)
+            self._play(now)
 
     def _count_piece(self, partner: Partner, header: m.Piece, size: int, *, new: bool) -> None:
         mesh, hops = self.mesh, header.hops + 1
@@ -489,10 +480,10 @@ class Swarm:
         self.counters.taken[partner.role] += size
         self.counters.hops_max = max(self.counters.hops_max, hops)
         partner.account.taken += size
-        mesh.depth[feed] = hops
+        mesh.depth[feed] = min(hops, NO_HOPS)
         mesh.fed[feed] = max(header.seq, mesh.fed.get(feed, -1))
 
-    def _on_init(self, message: m.InitFile) -> None:
+    def _on_init(self, _partner: Partner, message: m.InitFile, now: float) -> None:
         digest = init_hash(message.packed)
         wanted = any(
             part.init == digest
@@ -502,6 +493,7 @@ class Swarm:
         )
         if wanted and digest not in self.inits:
             self._keep_init(digest, unpack_init(message.packed))
+            self._play(now)
 
     def _keep_init(self, digest: bytes, init: Init) -> None:
         self.inits[digest] = init
@@ -529,6 +521,7 @@ class Swarm:
             self.watch.playout.end_seq = head.seq
         for peer in self.partners:
             self._join(peer, now)
+        self._play(now)
 
     # Once a second.
 
@@ -540,11 +533,11 @@ class Swarm:
             self.children.forget(peer)  # If it is there after all, it asks for another parent.
         self._giver.adapt(now=now)
         self._parenting.upkeep(now=now)
-        self._giver.send_maps(*self.partners, chunks=MAP_CHUNKS)
         self._gossip(now)
         self._choose_rendition(now)
         self._taker.prune()
         self._taker.soon(now=now)
+        self._play(now)
 
     def _drop_silent(self, now: float) -> None:
         for partner in list(self.partners.values()):
@@ -577,7 +570,8 @@ class Swarm:
             return
 
         def holders(rendition: int) -> int:
-            return sum(p.edge(rendition) > 0 and p.slots > 0 for p in self.partners.values())
+            heard = (p.heard.get(rendition) for p in self.partners.values())
+            return sum(h is not None and h.edge > 0 and any(h.slots) for h in heard)
 
         self.watch.decide(head, holders=holders, now=now)
 

@@ -7,12 +7,13 @@ loop is seen at once as a parent that brings nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
 from p2pstream.identity import NodeId
-from p2pstream.swarm.messages import SUBSTREAMS, Role, substream_of
+from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role, substream_of
 
 Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
 
@@ -27,23 +28,38 @@ SEED_COST = 1.5  # design/protocol.md: seeds and the broadcaster are parents of 
 ORIGIN_COST = 4.0
 DICE_COST = 0.5  # Newcomers who see the same map should not all choose the same parent.
 DIRECT_MIN = 2  # Viewers and seeds fed by the origin for each substream: one may die. Wild guess.
+PLENTY = 2  # Slots for each feed that we carry; with fewer it is better to specialise. Wild guess.
 SMALL_SWARM = 10  # Z of libswift's SharingLivePiecePicker.
 
 
 class Children:
-    """Who subscribed to what. The number of subscriptions is bounded by `slots`."""
+    """Who subscribed to what. The number of subscriptions is bounded by `slots`.
+
+    kept: feeds that must have room for one child each. Without it the few who are fed by the
+    broadcaster give all they have to some substreams, and nobody ever gets the others from them.
+    """
 
     def __init__(self, slots: int) -> None:
         self.slots = self.slots_max = slots
+        self.kept: tuple[Feed, ...] = ()
         self._since: dict[Feed, dict[NodeId, int]] = {}
 
     @property
     def used(self) -> int:
-        return sum(len(children) for children in self._since.values())
+        return sum(map(len, self._since.values()))
 
-    @property
-    def free(self) -> int:
-        return max(0, self.slots - self.used)
+    def free(self, feed: Feed) -> int:
+        """How many more children may have this feed."""
+        since = self._since
+        childless = sum(not since.get(other) for other in self.kept if other != feed)
+        return max(0, self.slots - self.used - childless)
+
+    def keep(self, feeds: Sequence[Feed], firsthand: Container[Feed]) -> None:
+        """Keep room for `feeds` when there is plenty, otherwise for those of them that come from
+        the broadcaster itself.
+        """
+        plenty = self.slots >= PLENTY * len(feeds)
+        self.kept = tuple(f for f in feeds if plenty or f in firsthand)[: max(0, self.slots)]
 
     def subscribe(
         self, peer: NodeId, rendition: int, substreams: int, since: int
@@ -54,10 +70,11 @@ class Children:
         """
         added = refused = 0
         for substream in range(SUBSTREAMS):
-            children = self._since.setdefault((rendition, substream), {})
+            feed = rendition, substream
+            children = self._since.setdefault(feed, {})
             if not substreams >> substream & 1:
                 children.pop(peer, None)
-            elif peer not in children and self.free:
+            elif peer not in children and self.free(feed):
                 children[peer] = since
                 added |= 1 << substream
             elif peer not in children:
@@ -90,6 +107,12 @@ class Children:
 
     def feeds_of(self, peer: NodeId) -> list[Feed]:
         return [feed for feed, children in self._since.items() if peer in children]
+
+
+@cache
+def feeds_of(rendition: int) -> tuple[Feed, ...]:
+    """All there are of a rendition."""
+    return tuple((rendition, substream) for substream in range(SUBSTREAMS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +176,10 @@ class Parent:
     seq: int
     missed: float = 0.0
     pieces: int = 0
+    short_id: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.short_id = bytes(self.peer[:SHORT_ID_BYTES])
 
     def brought(self, seq: int) -> None:
         """It pushed a piece in time. Misses are forgiven slowly: in a ring of parents that feed
@@ -178,7 +205,7 @@ class Parents:
 
     def open_feeds(self, renditions: Iterable[int]) -> list[Feed]:
         """What nobody pushes to us yet."""
-        feeds = [(r, s) for r in renditions for s in range(SUBSTREAMS)]
+        feeds = (feed for rendition in renditions for feed in feeds_of(rendition))
         return [feed for feed in feeds if feed not in self.by_feed]
 
 

@@ -9,8 +9,9 @@ below 2 % of bytes twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
 from p2pstream.identity import NodeId
@@ -25,6 +26,7 @@ ASKED_MAX = 64  # Requests in flight with one partner: security/architecture.md 
 ORIGIN_PENALTY_S = 1.0  # As if the origin were a second away: everybody else first.
 SEED_PENALTY_S = 0.05
 QUEUE_COST_S = 0.02  # For each piece already asked of a partner.
+GUESS_COST_S = 0.05  # For a holder that has not said so: a round trip to hear that it does not.
 UNANSWERED_COST_S = 0.3  # For each request left unanswered: after four the origin is asked first.
 
 
@@ -48,9 +50,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A partner that says it holds the piece.
+    """A partner that may hold the piece.
 
-    queue: pieces we already asked of it. unanswered: as in `Account`.
+    queue: pieces we already asked of it. unanswered: as in `Account`. told: it says so; otherwise
+    we only think so, since it keeps up with the stream.
     """
 
     peer: NodeId
@@ -58,32 +61,27 @@ class Holder:
     rtt_s: float
     queue: int
     unanswered: float = 0.0
+    told: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Ask `peer` for the piece (None: wait). late: a parent let us down."""
-
-    peer: NodeId | None
-    late: bool
-
-
-def decide(piece: Missing, holders: Sequence[Holder], *, now: float, rng: Random) -> Verdict:
-    """Whom to ask for `piece` now, if anybody."""
-    rtt_s = min((holder.rtt_s for holder in holders), default=0.0)
-    patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
-    patient = now - piece.known_at < patience_s and now < piece.deadline - URGENT_S - 2 * rtt_s
+def wait_until(piece: Missing, rtt_s: float) -> float:
+    """Until when a parent, or whoever was asked, is trusted to bring it. rtt_s: to the nearest."""
+    if len(piece.asked) >= IN_FLIGHT_MAX:
+        return inf
     if piece.asked:
-        newest = max(at for _, at in piece.asked)
-        answered_s = ANSWER_S * len(piece.asked) + 2 * rtt_s
-        if len(piece.asked) >= IN_FLIGHT_MAX or now - newest < answered_s:
-            return Verdict(None, late=False)
-    elif piece.pushed and patient:
-        return Verdict(None, late=False)
+        return max(at for _, at in piece.asked) + ANSWER_S * len(piece.asked) + 2 * rtt_s
+    if not piece.pushed:
+        return -inf
+    patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
+    return min(piece.known_at + patience_s, piece.deadline - URGENT_S - 2 * rtt_s)
+
+
+def choose(piece: Missing, holders: Iterable[Holder], *, rng: Random) -> NodeId | None:
+    """Whom to ask for `piece` now, if anybody."""
     asked = {peer for peer, _ in piece.asked}
     able = [h for h in holders if h.peer not in asked and h.queue < ASKED_MAX]
     best = min(able, key=lambda h: _cost(h) + 0.01 * rng.random(), default=None)
-    return Verdict(best.peer if best else None, late=piece.pushed and not piece.asked)
+    return best.peer if best else None
 
 
 def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int], dict[int, int]]:
@@ -97,5 +95,5 @@ def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int]
 
 def _cost(holder: Holder) -> float:
     penalty = {Role.ORIGIN: ORIGIN_PENALTY_S, Role.SEED: SEED_PENALTY_S, Role.VIEWER: 0.0}
-    trust_s = UNANSWERED_COST_S * holder.unanswered
+    trust_s = UNANSWERED_COST_S * holder.unanswered + GUESS_COST_S * (not holder.told)
     return holder.rtt_s + QUEUE_COST_S * holder.queue + trust_s + penalty[holder.role]

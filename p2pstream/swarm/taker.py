@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -16,7 +16,6 @@ from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import Partner, PieceKey
 
 COALESCE_S = 0.02  # After news: maps of several partners come together. Half of their own pause.
-TICK_S = 0.05  # While pieces are missing: a quarter of the time that is left when it is urgent.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
 ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
 LOST_S = 1.0  # A request without an answer for so long is forgotten, and may be made again.
@@ -30,7 +29,10 @@ class Taker:
     mesh: Mesh
     parenting: Parenting
     plan_at: float = inf
-    _known_at: dict[tuple[int, int], float] = field(default_factory=dict)  # (seq, rendition)
+    _known_at: dict[int, float] = field(default_factory=dict)  # When we first heard of a seq.
+    _pulled: set[PieceKey] = field(default_factory=set)  # What somebody was asked for, lately.
+    _rtt_s: float = 0.0  # To the nearest partner.
+    _at_a_loss: bool = False  # The last plan found nobody to ask for something.
     _asked_head_at: float = -inf
     _asked_key: bool = False
 
@@ -38,54 +40,57 @@ class Taker:
         """Something changed: look again."""
         self.plan_at = min(self.plan_at, now)
 
-    def note_known(self, seqs: Iterable[int], rendition: int, *, now: float) -> None:
-        """Note when we first heard of chunks that a partner holds."""
-        oldest = self.mesh.window.oldest_allowed
-        horizon, known, news = self.mesh.horizon, self._known_at, False
-        for seq in seqs:
-            if oldest <= seq <= horizon and (seq, rendition) not in known:
-                known[seq, rendition] = now
-                news = True
-        if news or self.mesh.window.newest < 0:
+    def note_head(self, seq: int, *, now: float) -> None:
+        """A head has come: the pieces it names exist."""
+        self._known_at.setdefault(seq, now)
+        if self.mesh.watch is not None and self.mesh.watch.playout.next_seq is None:
+            self.soon(now=now)
+
+    def note_map(self, told: m.Map, *, now: float) -> None:
+        """A partner told what it holds: look soon whether we lack any of it."""
+        window, known = self.mesh.window, self._known_at
+        if window.newest < 0:
             self.plan_at = min(self.plan_at, now + COALESCE_S)
+        if told.rendition not in self.mesh.renditions():
+            return
+        end = min(told.base + len(told.masks), self.mesh.horizon + 1)
+        for seq in range(max(told.base, window.oldest_allowed), end):
+            if (seq not in known or self._at_a_loss) and window.missing(seq, told.rendition):
+                known.setdefault(seq, now)
+                self.plan_at = min(self.plan_at, now + COALESCE_S)
 
     def plan(self, *, now: float) -> None:
         """Ask for what is missing and due, and blame parents that let us down."""
-        self.plan_at = inf
+        mesh = self.mesh
+        self.plan_at, self._at_a_loss = inf, False
         self._give_up(now)
         self._ask_for_a_head(now)
         self._begin(now)
         wanted: list[tuple[NodeId, scheduler.Missing]] = []
-        waiting = False
-        for rendition in self.mesh.renditions():
+        for rendition in mesh.renditions():
             for seq, index in self._missing(rendition):
-                waiting = True
                 piece = self._describe(seq, rendition, index, now)
-                holders = self._holders(seq, rendition, index)
-                verdict = scheduler.decide(piece, holders, now=now, rng=self.mesh.rng)
-                if verdict.late:
-                    self.mesh.counters.pulls_late += 1
-                    self.parenting.missed((rendition, substream_of(seq, index)), now=now)
-                if verdict.peer is not None:
-                    self.mesh.partners[verdict.peer].asked[seq, rendition, index] = now
-                    wanted.append((verdict.peer, piece))
+                wait_until = scheduler.wait_until(piece, self._rtt_s)
+                if now >= wait_until:
+                    wait_until = now + scheduler.ANSWER_S + 2 * self._rtt_s
+                    self._decide(piece, wanted, now)
+                self.plan_at = min(self.plan_at, wait_until)
         self._ask(wanted)
-        if waiting:
-            self.plan_at = now + TICK_S
 
-    def on_lack(self, partner: Partner, lack: m.Lack, *, now: float) -> None:
+    def on_lack(self, partner: Partner, lack: m.Lack, now: float) -> None:
         """Ask somebody else. Raises `BadMessage`."""
-        heard = partner.heard.get(lack.rendition)
         for seq, data in lack.items:
-            mask = m.unpack_mask(data)
-            for index in bits(mask):
-                partner.asked.pop((seq, lack.rendition, index), None)
-            if heard is not None and seq in heard.masks:
-                heard.masks[seq] &= ~mask  # Until it says again that it has them.
+            for index in bits(m.unpack_mask(data)):
+                key = seq, lack.rendition, index
+                if partner.asked.pop(key, None) is not None:
+                    partner.lacked.add(key)
         self.soon(now=now)
 
     def settle(self, key: PieceKey, by: NodeId, *, now: float) -> None:
         """A piece came from `by`: the others need not send it, and who was slow is noted."""
+        if key not in self._pulled:
+            return
+        self._pulled.discard(key)
         for partner in self.mesh.partners.values():
             asked_at = partner.asked.pop(key, None)
             if asked_at is None:
@@ -97,8 +102,11 @@ class Taker:
 
     def prune(self) -> None:
         """Once a second: forget what has left the window, and a part of what was not answered."""
+        rtts = (self.mesh.roads.rtt_s(peer) for peer in self.mesh.partners)
+        self._rtt_s = min(rtts, default=0.0)
         oldest = self.mesh.window.oldest_allowed
-        self._known_at = {key: at for key, at in self._known_at.items() if key[0] >= oldest}
+        self._known_at = {seq: at for seq, at in self._known_at.items() if seq >= oldest}
+        self._pulled = {key for key in self._pulled if key[0] >= oldest}
         for partner in self.mesh.partners.values():
             partner.forget_before(oldest)
             partner.account.unanswered *= FORGIVEN_EACH_S
@@ -156,19 +164,37 @@ class Taker:
             want = m.Want(self.mesh.stream, rendition, ((seq, b"\1"),), heads=True)
             self.mesh.send(peer, want)
 
+    def _decide(
+        self, piece: scheduler.Missing, wanted: list[tuple[NodeId, scheduler.Missing]], now: float
+    ) -> None:
+        """Nobody is trusted to bring the piece any more."""
+        mesh, key = self.mesh, (piece.seq, piece.rendition, piece.index)
+        peer = scheduler.choose(piece, self._holders(*key), rng=mesh.rng)
+        if piece.pushed and not piece.asked:
+            mesh.counters.pulls_late += 1
+            feed = piece.rendition, substream_of(piece.seq, piece.index)
+            self.parenting.missed(feed, now=now)
+        self._at_a_loss |= peer is None
+        if peer is not None:
+            mesh.partners[peer].asked[key] = now
+            self._pulled.add(key)
+            wanted.append((peer, piece))
+
     def _missing(self, rendition: int) -> list[tuple[int, int]]:
-        """(seq, index) of pieces that a partner holds and we want, oldest first."""
-        mesh = self.mesh
+        """(seq, index) of pieces that we want and lack, oldest first. Before the head of a chunk is
+        here we know of none but those that partners told of.
+        """
+        mesh, window = self.mesh, self.mesh.window
         edge = mesh.edge(rendition)
         found = []
         for seq in range(self._fetch_from(edge), edge + 1):
-            lacking = mesh.window.missing(seq, rendition) if seq in mesh.window else -1
-            if not lacking:
-                continue
-            held = 0
-            for partner in mesh.partners.values():
-                held |= partner.holds(rendition, seq)
-            found += [(seq, index) for index in bits(held & lacking)]
+            lacking = window.missing(seq, rendition)
+            if lacking < 0:
+                lacking = 0
+                for partner in mesh.partners.values():
+                    lacking |= partner.holds(rendition, seq)
+            if lacking:
+                found += [(seq, index) for index in bits(lacking)]
         return found
 
     def _fetch_from(self, edge: int) -> int:
@@ -182,30 +208,35 @@ class Taker:
 
     def _describe(self, seq: int, rendition: int, index: int, now: float) -> scheduler.Missing:
         parent = self.mesh.parents.by_feed.get((rendition, substream_of(seq, index)))
-        asked = tuple(
-            (p.node, at)
-            for p in self.mesh.partners.values()
-            if (at := p.asked.get((seq, rendition, index))) is not None
-        )
+        asked: tuple[tuple[NodeId, float], ...] = ()
+        if (seq, rendition, index) in self._pulled:
+            asked = tuple(
+                (p.node, at)
+                for p in self.mesh.partners.values()
+                if (at := p.asked.get((seq, rendition, index))) is not None
+            )
         return scheduler.Missing(
             seq,
             rendition,
             index,
-            known_at=self._known_at.get((seq, rendition), now),
+            known_at=self._known_at.get(seq, now),
             deadline=self.mesh.deadline(seq),
             pushed=parent is not None and parent.first <= seq,
             proven=parent is not None and parent.pieces > 0,
             asked=asked,
         )
 
-    def _holders(self, seq: int, rendition: int, index: int) -> list[scheduler.Holder]:
-        return [
-            scheduler.Holder(
-                p.node, p.role, self.mesh.roads.rtt_s(p.node), len(p.asked), p.account.unanswered
-            )
-            for p in self.mesh.partners.values()
-            if p.holds(rendition, seq) >> index & 1
-        ]
+    def _holders(self, seq: int, rendition: int, index: int) -> Iterator[scheduler.Holder]:
+        newest = self.mesh.window.newest
+        for p in self.mesh.partners.values():
+            if (seq, rendition, index) in p.lacked:
+                continue
+            told = bool(p.holds(rendition, seq) >> index & 1)
+            if told or p.may_hold(rendition, seq, newest):
+                rtt_s = self.mesh.roads.rtt_s(p.node)
+                yield scheduler.Holder(
+                    p.node, p.role, rtt_s, len(p.asked), p.account.unanswered, told
+                )
 
     def _ask(self, wanted: list[tuple[NodeId, scheduler.Missing]]) -> None:
         for (peer, rendition), masks in scheduler.by_peer(wanted).items():

@@ -32,6 +32,7 @@ class Watch:
     pinned: int | None = None
     rendition: int | None = None
     target: int | None = None  # The rendition we are switching to.
+    renditions: tuple[int, ...] = ()  # What the mesh must bring now: those two.
     playout: Playout = field(init=False)
     switches: int = 0
     _changed_at: float = 0.0
@@ -42,15 +43,10 @@ class Watch:
     def __post_init__(self) -> None:
         self.playout = Playout(self, self.config)
 
-    @property
-    def renditions(self) -> tuple[int, ...]:
-        """What the mesh must bring now."""
-        return tuple(r for r in (self.rendition, self.target) if r is not None)
-
     def choose(self, head: Head, *, now: float) -> None:
         """Pick the first rendition: the pinned one, or else the best."""
         rungs = ladder(head)
-        self.rendition = self.pinned if self.pinned in rungs else rungs[-1]
+        self._turn(self.pinned if self.pinned in rungs else rungs[-1], None)
         self._changed_at = now
 
     def saw_head(self, head: Head, *, fresh: bool, now: float) -> None:
@@ -81,7 +77,7 @@ class Watch:
         holders: how many partners could feed us a rendition.
         """
         if self.target is not None and now - self._changed_at > SWITCH_S_MAX:
-            self.target = None
+            self._turn(self.rendition, None)
         rungs = ladder(head)
         if self.rendition not in rungs or self.target is not None or self.pinned is not None:
             return
@@ -96,7 +92,8 @@ class Watch:
         )  # fmt: skip
         self._stalls_seen, self._quiet_s = stalls, verdict.quiet_s
         if verdict.rung != rung:
-            self.target, self._changed_at = rungs[verdict.rung], now
+            self._turn(self.rendition, rungs[verdict.rung])
+            self._changed_at = now
 
     # What playout asks of its shelf.
 
@@ -121,9 +118,13 @@ class Watch:
         head = self.window.head(seq)
         return head is not None and head.key and self._ready_in(seq, self.target)
 
+    def _turn(self, rendition: int | None, target: int | None) -> None:
+        self.rendition, self.target = rendition, target
+        self.renditions = tuple(r for r in (rendition, target) if r is not None)
+
     def _switch_at(self, seq: int, now: float) -> None:
         if self._can_switch(seq):
-            self.rendition, self.target = self.target, None
+            self._turn(self.target, None)
             self._changed_at = now
             self._margins.clear()
             self.switches += 1

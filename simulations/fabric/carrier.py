@@ -35,6 +35,7 @@ from p2pstream.net.tls import IDLE_S
 from p2pstream.wire.codec import Message
 from simulations.fabric import trace as tr
 from simulations.fabric.host import Access, Peer, Traffic
+from simulations.fabric.links import Weather
 from simulations.fabric.world import World
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ LOSS_RTTS = 9 / 8  # RFC 9002 6.1.2: when a later packet was acknowledged ...
 TAIL_RTTS = 1.5  # ... and 6.2.1: when none was; SRTT + 4 RTTVAR of a calm path ...
 TAIL_S = 0.025  # ... + max_ack_delay.
 TRIES_MAX = 8
+QUEUE_SEEN_S = 0.05  # Of our own queue, in the round trip: the rest is above the engine.
 HOLD_S = (0.3, 0.6, 1.2, 2.4)  # Between probes into a blocked path: PTO doubles.
 INBOX_BYTES_MAX = 2 << 20  # What waits for a stopped process before it is lost: its buffers.
 
@@ -189,6 +191,16 @@ class Carrier:
         return end.srtt_s if end else inf
 
     @property
+    def weather(self) -> Weather:
+        """Which packets our line loses."""
+        return self._weather
+
+    @weather.setter
+    def weather(self, weather: Weather) -> None:
+        self._weather = weather
+        self.loses = weather.loss > 0
+
+    @property
     def backlog_max(self) -> int:
         return max((end.backlog for end in self.links.values()), default=0)
 
@@ -229,12 +241,25 @@ class Carrier:
     def _launch_control(self, end: End, message: Message, size: int) -> None:
         packets = 1 + size // PACKET_PAYLOAD
         wire = size + packets * PACKET_OVERHEAD
-        leaves = self._urgent(wire)
-        arrives = leaves + self._way(end) + self._repair(end, packets, wire, tail=True)
-        arrives = end.ordered_at = max(arrives, end.ordered_at)
+        arrives = self._urgent(wire) + self._way(end)
+        if self.loses or end.there.carrier.loses:
+            arrives += self._repair(end, packets, wire, tail=True)
+        arrives = max(arrives, end.ordered_at)
+        end.ordered_at = arrives
+        self._go(end, arrives, message, packets, wire)
+
+    def _go(self, end: End, arrives: float, message: Any, packets: int, wire: int) -> None:
+        """On its way. The other end will acknowledge, which its uplink pays for; what is lost of
+        acknowledgements is never repaired.
+        """
+        there = end.there.carrier
+        acks = ACK_BYTES * ((packets + 1) // 2)
+        there.traffic.bytes_out += acks
+        there.traffic.acks_out += acks
+        there.up.push(acks, now=self.world.now)
+        self.traffic.bytes_in += acks
         self.network.flying += wire
-        self._acknowledge(end, packets)
-        self.world.at(arrives, end.there.carrier.arrive, end.twin, message, wire, 0)
+        self.world.at(arrives, there.arrive, end.twin, message, wire, 0)
 
     def _urgent(self, wire: int) -> float:
         """Send ahead of what waits here, but behind what is already in the router's queue."""
@@ -242,9 +267,13 @@ class Carrier:
         self.traffic.bytes_out += wire
         if up.bps == inf:
             return now
-        ahead = min(max(0.0, up.free_at - now), FLIGHT_BYTES * 8 / up.bps)
-        up.push(wire, now=now)
-        return now + ahead + wire * 8 / up.bps
+        seconds = wire * 8 / up.bps
+        if up.free_at <= now:
+            up.free_at = now + seconds
+            return now + seconds
+        ahead = min(up.free_at - now, FLIGHT_BYTES * 8 / up.bps)
+        up.free_at += seconds
+        return now + ahead + seconds
 
     def _hold(self, end: End, message: Message, size: int) -> None:
         """The path is blocked: QUIC probes it, ever more rarely."""
@@ -332,28 +361,30 @@ class Carrier:
         self.traffic.bytes_out += wire
         self.traffic.parcels_out += 1
         self.traffic.pieces_out += len(parcel.body)
-        arrives = leaves + self._way(end) + self._repair(end, packets, wire, tail=False)
+        arrives = leaves + self._way(end)
+        if self.loses or end.there.carrier.loses:
+            arrives += self._repair(end, packets, wire, tail=False)
         if end.window < wire:
             arrives += 2 * end.delay_s  # Slow start: the rest of it follows a round trip later.
-        end.window = min(2 * end.window, QUEUE_BYTES_MAX)
-        self.network.flying += wire
-        self._acknowledge(end, packets)
-        self.world.at(arrives, end.there.carrier.arrive, end.twin, parcel, wire, 0)
+        if end.window < QUEUE_BYTES_MAX:
+            end.window = min(2 * end.window, QUEUE_BYTES_MAX)
+        self._go(end, arrives, parcel, packets, wire)
 
     # The way there.
 
     def _way(self, end: End) -> float:
+        network, up = self.network, self.up
+        base_s = way_s = end.delay_s + network.extra_delay_s
         jitter_s = self.jitter_s + end.there.carrier.jitter_s
-        way_s = end.delay_s + self.network.extra_delay_s
         if jitter_s:
             way_s += jitter_s * self.rng.expovariate(1.0)
-        up = self.up
-        queue_s = min(max(0.0, up.free_at - self.world.now), up.queue_bytes * 8 / up.bps) \
-            if up.bps < inf else 0.0  # fmt: skip
-        sample_s = way_s + end.delay_s + self.network.extra_delay_s + min(queue_s, 0.05)
+        sample_s = way_s + base_s
+        queue_s = up.free_at - self.world.now
+        if queue_s > 0.0 and up.bps < inf:
+            sample_s += min(queue_s, up.queue_bytes * 8 / up.bps, QUEUE_SEEN_S)
         end.srtt_s += (sample_s - end.srtt_s) / 8  # RFC 9002 5.3.
-        if self.network.jams:
-            way_s += self.network.jammed_s(self.peer, end.there)
+        if network.jams:
+            way_s += network.jammed_s(self.peer, end.there)
         return way_s
 
     def _repair(self, end: End, packets: int, wire: int, *, tail: bool) -> float:
@@ -375,26 +406,17 @@ class Carrier:
             tail = True
         return waited_s
 
-    def _acknowledge(self, end: End, packets: int) -> None:
-        """The other end acknowledges: its uplink pays. Acknowledgements are never repaired."""
-        there = end.there.carrier
-        size = ACK_BYTES * ((packets + 1) // 2)
-        there.traffic.bytes_out += size
-        there.traffic.acks_out += size
-        there.up.push(size, now=self.world.now)
-        self.traffic.bytes_in += size
-
     # Arriving.
 
     def arrive(self, end: End, message: Any, wire: int, tries: int) -> None:
         """The last byte has reached our router. end: ours."""
-        down = self.down
-        if down.bps < inf:
-            through = down.admit(wire, now=self.world.now)
+        if self.down.bps < inf:
+            now = self.world.now
+            through = self.down.admit(wire, now=now)
             if through is None:
                 self._dropped(end, message, wire, tries)
                 return
-            if through > self.world.now + 1e-3:
+            if through > now + 1e-3:
                 self.world.at(through, self._received, end, message, wire)
                 return
         self._received(end, message, wire)

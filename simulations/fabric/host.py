@@ -151,7 +151,8 @@ class Peer:
 
     def local(self) -> float:
         """This host's time now."""
-        return self.clock.local(self.world.now)
+        clock = self.clock
+        return clock.local(self.world.now) if clock.drift else self.world.now
 
     @property
     def drivers(self) -> Sequence[Waking]:

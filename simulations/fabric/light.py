@@ -51,23 +51,21 @@ class Driver:
         """After any call into the core."""
         if self.performing:
             return
+        core = self.core
         self.performing = True
-        while effects := self.core.effects():
+        while effects := core.effects():
             for effect in effects:
                 self.perform(effect)
         self.performing = False
-        self._plan()
-
-    def _plan(self) -> None:
-        due = self.core.wake_at()
-        if due == inf:
-            return
+        # Plan the alarm.
+        due, nap = core.wake_at(), self.woken_at + NAP_S
+        due = max(due, nap)
         peer = self.peer
-        due = max(due, self.woken_at + NAP_S)
-        when = max(peer.clock.world(due), peer.world.now)
-        if when < self.alarm:
-            self.alarm = when
-            peer.world.at(when, self.ring, when)
+        if peer.clock.drift:
+            due = peer.clock.world(due)
+        if due < self.alarm:
+            self.alarm = max(peer.world.now, due)
+            peer.world.at(self.alarm, self.ring, self.alarm)
 
     def ring(self, planned: float) -> None:
         """The alarm. One that was replaced by an earlier one rings in vain."""
@@ -189,46 +187,44 @@ class Light(Peer):
         if not self.alive:
             return
         try:
-            self._route(sender, happening)
+            if type(happening) is LinkUp or type(happening) is LinkDown:
+                self._on_link(sender, happening)
+            else:
+                self._hear(sender, happening)
         except PeerError as error:
             guilty = isinstance(error, Misbehaviour)
             self.convict(sender, str(error))
             self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
 
-    def _route(self, sender: NodeId, happening: Any) -> None:
-        now = self.local()
-        match happening:
-            case LinkUp():
-                self._up[sender] = happening
-                self._seen_as.append(happening.seen_as)
-                self._tell_all(sender, happening, now)
-            case LinkDown():
-                self._up.pop(sender, None)
-                self._tell_all(sender, happening, now)
-            case _:
-                header = happening
-                if type(happening) is Parcel:
-                    header = happening.header
-                    self.watchers.arrived(self, sender, happening)
-                stream = getattr(header, "stream", None)
-                if stream is None:
-                    self._dht.tell(sender, happening, now)
-                else:
-                    self._to_swarm(sender, happening, stream, now)
-
-    def _to_swarm(self, sender: NodeId, happening: Any, stream: bytes, now: float) -> None:
-        if self._swarm is None and isinstance(happening, m.Join):
-            if self.role is m.Role.SEED and stream == self.stream:
-                self.join_swarm()  # A seed carries what somebody asks it for.
-            else:
-                self.carrier.perform(Send(sender, m.Leave(stream, "unknown")))
+    def _hear(self, sender: NodeId, message: Any) -> None:
+        header = message
+        if type(message) is Parcel:
+            header = message.header
+            self.watchers.arrived(self, sender, message)
+        stream = getattr(header, "stream", None)
+        if stream is None:
+            self._dht.tell(sender, message, self.local())
+            return
+        if self._swarm is None and type(message) is m.Join:
+            self._on_first_join(sender, stream)
         if self._swarm is not None and stream == self.stream:
-            self._swarm.tell(sender, happening, now)
+            self._swarm.tell(sender, message, self.local())
 
-    def _tell_all(self, sender: NodeId, happening: LinkUp | LinkDown, now: float) -> None:
-        self._dht.tell(sender, happening, now)
+    def _on_first_join(self, sender: NodeId, stream: bytes) -> None:
+        if self.role is m.Role.SEED and stream == self.stream:
+            self.join_swarm()  # A seed carries what somebody asks it for.
+        else:
+            self.carrier.perform(Send(sender, m.Leave(stream, "unknown")))
+
+    def _on_link(self, sender: NodeId, happening: LinkUp | LinkDown) -> None:
+        if type(happening) is LinkUp:
+            self._up[sender] = happening
+            self._seen_as.append(happening.seen_as)
+        else:
+            self._up.pop(sender, None)
+        self._dht.tell(sender, happening, self.local())
         if self._swarm is not None:
-            self._swarm.tell(sender, happening, now)
+            self._swarm.tell(sender, happening, self.local())
 
     # What is to be done.
 
@@ -255,10 +251,13 @@ class Light(Peer):
                 self.watchers.effect(self, effect)
 
     def _say(self, effect: Send) -> None:
-        said = effect if self.twist is None else self.twist(effect)
-        self.twisted += said is not effect
-        if said is not None:
-            self.carrier.send(said.peer, said.message, said.expires_at)
+        if self.twist is not None:
+            said = self.twist(effect)
+            self.twisted += said is not effect
+            if said is None:
+                return
+            effect = said
+        self.carrier.send(effect.peer, effect.message, effect.expires_at)
 
     def _perform(self, effect: Send | Dial | Hangup) -> None:
         if isinstance(effect, Dial):

@@ -27,7 +27,10 @@ class Pipe:
         """When the last of `size` bytes is through; None when the queue is full."""
         if self.bps == inf:
             return now
-        if self.free_at > now and self.queued(now) + size > self.queue_bytes + 0.5:
+        if self.free_at <= now:
+            self.free_at = now + size * 8 / self.bps
+            return self.free_at
+        if self.queued(now) + size > self.queue_bytes + 0.5:
             self.dropped += size
             return None
         return self.push(size, now=now)
@@ -36,7 +39,8 @@ class Pipe:
         """As `admit`, for a sender that paces itself: nothing is dropped."""
         if self.bps == inf:
             return now
-        self.free_at = max(now, self.free_at) + size * 8 / self.bps
+        begins = max(now, self.free_at)
+        self.free_at = begins + size * 8 / self.bps
         return self.free_at
 
     def change(self, bps: float, *, now: float) -> None:
@@ -47,7 +51,9 @@ class Pipe:
 
 
 class Weather(Protocol):
-    """Which packets get lost."""
+    """Which packets get lost. loss: the share of all, in the long run."""
+
+    loss: float
 
     def lost(self, packets: int, rng: Random) -> int:
         """How many of so many in a row."""

@@ -20,7 +20,7 @@ from p2pstream.errors import MissingHelper
 from p2pstream.net import engine
 from simulations.fabric.dice import die
 
-SCHEDULER = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r")
+SCHEDULER = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "GLOBAL_RUN_CONTEXT")
 
 
 @contextmanager

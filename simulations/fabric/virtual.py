@@ -1,17 +1,20 @@
 """The world below whole nodes: trio's virtual time, and UDP that never leaves the process.
 
-Only public seams of trio are used: `trio.abc.Clock` and `set_custom_socket_factory`. A datagram
-goes through its sender's NAT, uplink and weather, travels, and comes through the receiver's NAT and
+The seams are trio's public ones, `trio.abc.Clock` and `set_custom_socket_factory`. Only whether a
+task can run must be asked of its loop; `pins.py` looks whether that can be asked. A datagram goes
+through its sender's NAT, uplink and weather, travels, and comes through the receiver's NAT and
 downlink; what a queue has no room for is lost, and QUIC finds out by itself.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
+from trio._core import _run
 
 from p2pstream.core import Send
 from p2pstream.identity import Address, NodeId
@@ -40,6 +43,7 @@ class VirtualClock(trio.abc.Clock):
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.stopped = False
 
     def start_clock(self) -> None:
         """Nothing to do: it stands still until everybody waits."""
@@ -47,16 +51,24 @@ class VirtualClock(trio.abc.Clock):
     def current_time(self) -> float:
         return self.world.now
 
+    def stop(self) -> None:
+        """The run is over: nothing of the world happens any more, and tasks may end."""
+        self.stopped = True
+
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Asked when no task can run. Instead of sleeping we go to the next instant."""
-        world = self.world
-        planned = world.next_at()
-        when = min(deadline, planned)
-        if when == inf:
-            return inf
-        world.now = max(world.now, when)
-        if planned <= world.now:
-            world.run_until(world.now)
+        """Asked when no task can run. Instead of sleeping we go on until one can."""
+        world, runner = self.world, _run.GLOBAL_RUN_CONTEXT.runner
+        while not runner.runq:
+            planned = inf if self.stopped else world.next_at()
+            when = min(deadline, planned)
+            if when == inf:
+                return 0.0 if self.stopped else inf
+            world.now = max(world.now, when)
+            if planned <= world.now:
+                world.run_until(world.now)
+            if deadline <= world.now:
+                break
+            deadline = runner.deadlines.next_deadline()
         return 0.0
 
 
@@ -130,6 +142,9 @@ class Wire:
         self.traffic = Traffic()
         self.socket: Socket | None = None
         self.node: Node | None = None
+        self.take: Callable[[bytes, Address], None] | None = (
+            None  # Its endpoint's, past the socket.
+        )
         self._last: dict[int, float] = {}  # When the newest datagram to a host arrives.
 
     # What the core and the checkers ask.
@@ -237,4 +252,4 @@ class Wire:
         self.world.trace.add(
             self.world.now, tr.DATAGRAM, self.peer.number, sender.number, len(data)
         )
-        self.socket.push(data, source)
+        (self.take or self.socket.push)(data, source)

@@ -26,6 +26,7 @@ from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Network
 from simulations.fabric.dice import die
 from simulations.fabric.host import Access, Peer
+from simulations.fabric.pump import adopt, adopt_driver
 from simulations.fabric.virtual import Wire
 
 LEAVE_S = 0.05  # Between the words of leave and the end of the links, so that they are heard.
@@ -133,6 +134,8 @@ class WatchedNode(Node):
             rng=peer.rng, clock=lambda: peer.clock.wall(peer.world.now),
         )  # fmt: skip
         self._peer = peer
+        peer.carrier.take = adopt(self.carrier, peer.world)
+        adopt_driver(self._dht, peer.world)
 
     @property
     def address(self) -> Address:
@@ -154,6 +157,7 @@ class WatchedNode(Node):
             peer.watchers.effect(peer, effect)
 
         driver = super().add_swarm(swarm, both)
+        adopt_driver(driver, peer.world)
         peer.has_swarm(swarm, driver)
         return driver
 

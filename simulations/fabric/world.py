@@ -35,8 +35,7 @@ class World:
     def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
         """Call `do(*args)` at `when`, or now if that is over."""
         self._planned += 1
-        when = max(self.now, when)
-        heapq.heappush(self._heap, (when, self._planned, do, args))
+        heapq.heappush(self._heap, (max(self.now, when), self._planned, do, args))
 
     def next_at(self) -> float:
         """When the next thing happens that is planned; `inf` when nothing is."""

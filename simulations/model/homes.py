@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from p2pstream.stream.chunk import PIECE_BYTES
+from p2pstream.swarm.giver import OVERLOAD_S
 from p2pstream.swarm.mesh import PULL_COPIES
 from p2pstream.swarm.messages import SUBSTREAMS
 from simulations import laws, measured
+from simulations.fabric.carrier import PACKET_OVERHEAD, PACKET_PAYLOAD
 from simulations.fabric.dice import die, secret
 from simulations.population import COPIES, ROLES
 from simulations.scenario import (
@@ -73,7 +76,25 @@ def populate(scenario: Scenario, seed: int) -> Homes:
     parts = [_group(number, group, seed) for number, group in groups]
     joined: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
     joined.append([group.rtt_ms for group in scenario.groups])
-    return Homes(*joined)
+    homes = Homes(*joined)
+    homes.slots = np.minimum(homes.slots, _carried(homes.up, bytes_per_s(scenario)))
+    return homes
+
+
+def bytes_per_s(scenario: Scenario) -> float:
+    """What one copy of the stream needs of an uplink, headers included."""
+    return 125 * scenario.stream.bitrates_kbps[0] * (1 + PACKET_OVERHEAD / PACKET_PAYLOAD)
+
+
+def _carried(up: Floats, needed: float) -> Ints:
+    """Children that an uplink carries. A host with more has queues beyond `OVERLOAD_S`, the mean
+    wait (M/D/1) of this load, and sends some away (`Giver`); the origin never does.
+    """
+    pieces = 2 * OVERLOAD_S * up / PIECE_BYTES
+    load = pieces / (1 + pieces)
+    most = np.maximum(1, SUBSTREAMS * load * up / needed).astype(np.int32)
+    most[0] = np.iinfo(np.int32).max
+    return most
 
 
 def _group(number: int, group: Group, seed: int) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from simulations.faults import Report
 from simulations.metrics import FROZEN_S_MIN
 from simulations.model import figures
 from simulations.model.calibration import Calibration, load
-from simulations.model.homes import Floats, Ints, generator, populate
+from simulations.model.homes import Floats, Ints, bytes_per_s, generator, populate
 from simulations.model.mesh import Level, Mesh
 from simulations.scenario import Kill, MassLeave, Scenario
 from simulations.simulation import Outcome, Progress
@@ -156,8 +156,8 @@ class Model:
         that. Queues themselves would need all pieces in the order in which they come.
         """
         homes, mesh = self.homes, self.mesh
-        rate = 125 * self.scenario.stream.bitrates_kbps[0] * (1 + PACKET_OVERHEAD / PACKET_PAYLOAD)
-        load = np.minimum((homes.slots - mesh.free) / SUBSTREAMS * rate / homes.up, 1 - 1e-9)
+        used = (homes.slots - mesh.free) / SUBSTREAMS * bytes_per_s(self.scenario)
+        load = np.minimum(used / homes.up, 1 - 1e-9)
         wait_s: Floats = load / (2 * (1 - load)) * PIECE_BYTES / homes.up
         return np.minimum(wait_s, PIECE_LIFE_S)
 

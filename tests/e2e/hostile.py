@@ -220,7 +220,7 @@ class Claims(Liar):
             case Parcel() | m.Lack() | m.Refuse():
                 self.count(peer)
                 return None
-            case m.Map() | m.Have():
+            case m.Map():
                 return self.map(message.rendition)
         return message
 
@@ -232,7 +232,7 @@ class Claims(Liar):
         base = max(0, self.mesh.window.oldest_allowed + self.ahead)
         return m.Map(
             self.mesh.stream, rendition, base, (pack_mask(255),) * 64, base + 63,
-            bytes(SUBSTREAMS), (b"",) * SUBSTREAMS, 1000,
+            bytes(SUBSTREAMS), (b"",) * SUBSTREAMS, bytes([255]) * SUBSTREAMS,
         )  # fmt: skip
 
 

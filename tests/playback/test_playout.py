@@ -369,6 +369,6 @@ def test_memory_does_not_grow_with_time() -> None:
     for seq in range(1, 2000):
         stage.come(seq)
 
-    assert len(stage.playout._when) <= TIMELINE_MAX
+    assert len(stage.playout._line) <= TIMELINE_MAX
     assert len(stage.playout._edges) <= EDGE_SAMPLES_MAX
     assert len(stage.seqs) > 1990

@@ -80,6 +80,10 @@ def test_a_seed_is_the_same_run_in_every_process(path: Path) -> None:
     assert list(determinism.problems(str(path), "1-2")) == []
 
 
+def test_whole_nodes_do_the_same_in_every_process() -> None:
+    assert list(determinism.problems(determinism.NAMES["quic"][1], "1", "quic")) == []
+
+
 def test_a_run_that_differs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"1": {1: "aa", 2: "aa"}, "4242": {1: "aa", 2: "bb"}}
     monkeypatch.setattr(determinism, "hashes", lambda *words: told[words[2]])

@@ -51,7 +51,8 @@ def test_a_chunk_is_here_when_all_its_pieces_are(window: Window) -> None:
 
 
 def test_of_what_is_not_here_nothing_is_said(window: Window) -> None:
-    assert window.have(999, 0) == window.missing(999, 0) == 0
+    assert window.have(999, 0) == 0
+    assert window.missing(999, 0) == -1, "all of it, however much that is"
     assert window.missing(1000, 7) == 0
     assert not window.complete(1000, 7)
     assert window.piece(1000, 0, 0) is None

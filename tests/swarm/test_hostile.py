@@ -283,14 +283,10 @@ def test_p01_most_partners_serve_nothing() -> None:
 FAR = 2**53 - 70
 
 
-@pytest.mark.parametrize("kind", ["map", "have"])
-def test_claims_from_the_far_future_lead_nobody_astray(scene: Scene, kind: str) -> None:
+def test_claims_from_the_far_future_lead_nobody_astray(scene: Scene) -> None:
     """What a partner says it holds is a hint: it cannot move the live edge, only a head can."""
     scene.meet()
-    far = {
-        "map": scene.stranger.boast(base=FAR, key=FAR),
-        "have": m.Have(scene.mesh.stream, 0, tuple((FAR + n, b"\xff") for n in range(64))),
-    }[kind]
+    far = scene.stranger.boast(base=FAR, key=FAR)
     scene.stranger.every(0.5, lambda: scene.stranger.tell(far), until=scene.mesh.world.now + 6)
     at = scene.mesh.world.now + 1.0
     scene.run(1.0)
@@ -340,14 +336,13 @@ def test_a_flood_of_everything_fills_no_memory(scene: Scene) -> None:
     def flood() -> None:
         rendition = rng.randrange(64)
         scene.stranger.tell(
-            m.Have(stream, rendition, masks()),
             m.Want(stream, rendition, masks(), heads=True),
             m.Lack(stream, rendition, masks()),
             m.Subscribe(stream, rendition, 15, rng.randrange(2**53)),
             m.Refuse(stream, rendition, 15),
             m.Peers(stream, tuple((rng.randbytes(32), "192.0.2.1", 9) for _ in range(16))),
             m.Map(stream, rendition, rng.randrange(2**53), (b"\x55" * 32,) * 64, 2**53 - 1,
-                  b"\xff" * 4, (b"abcd",) * 4, 65535),
+                  b"\xff" * 4, (b"abcd",) * 4, b"\xff" * 4),
             m.WantInit(stream, rng.randbytes(16)),
             m.InitFile(stream, rng.randbytes(500)),
             scene.stranger.join(head=unheard_head()),
@@ -484,15 +479,15 @@ def test_garbage_in_every_field_raises_our_errors_only(scene: Scene) -> None:
     rng, stream = Random(8), scene.mesh.stream
     newest = scene.stranger.newest()
     odd: list[Message | Parcel] = [
-        m.Have(stream, 0, ((5, b"\0"),)),
+        m.Map(stream, 0, 5, (b"\0",), 0, b"\0" * 4, (b"",) * 4, b"\0" * 4),
         m.Want(stream, 0, ((5, b"\1\0"),), heads=False),
         m.Lack(stream, 63, ((2**53 - 1, b"\xff\0"),)),
-        m.Map(stream, 0, 2**53 - 1, (b"\xff" * 32,) * 64, 0, b"\0" * 4, (b"",) * 4, 0),
+        m.Map(stream, 0, 2**53 - 1, (b"\xff" * 32,) * 64, 0, b"\0" * 4, (b"",) * 4, bytes(4)),
         m.Join(b"x" * 32, 0, b"", b""),
         m.Join(stream, 2, rng.randbytes(300), b""),
         m.Join(stream, 2, b"", rng.randbytes(300)),
         m.Join(stream, 0, scene.mesh.studio.epoch.raw[:-1], newest.head.raw),
-        m.Have(b"y" * 32, 0, ((5, b"\1"),)),
+        m.Map(b"y" * 32, 0, 5, (b"\1",), 0, b"\0" * 4, (b"",) * 4, bytes(4)),
         Parcel(m.Piece(stream, 2**53 - 1, 63, 255, 255, b"", bytes(31)), b""),
         Parcel(m.Piece(stream, newest.head.seq, 63, 255, 255, b"", bytes(31)), b""),
         Parcel(m.Piece(stream, newest.head.seq, 0, 0, 0, rng.randbytes(400), b""), b""),

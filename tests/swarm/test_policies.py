@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -30,10 +31,18 @@ from p2pstream.swarm.push import (
     Children,
     Offer,
     choose_parent,
+    feeds_of,
     may_leave_origin,
     origin_probability,
 )
-from p2pstream.swarm.scheduler import ASKED_MAX, IN_FLIGHT_MAX, Holder, Missing, decide
+from p2pstream.swarm.scheduler import (
+    ASKED_MAX,
+    IN_FLIGHT_MAX,
+    Holder,
+    Missing,
+    choose,
+    wait_until,
+)
 
 STREAM = bytes(32)
 
@@ -147,7 +156,7 @@ def test_a_child_has_just_what_it_asked_for_last() -> None:
     assert children.subscribe(node(1), 0, 0b0011, 100) == (0b0011, 0)
     assert children.subscribe(node(1), 0, 0b0110, 200) == (0b0100, 0)
     assert children.feeds_of(node(1)) == [(0, 1), (0, 2)]
-    assert (children.used, children.free) == (2, 6)
+    assert (children.used, children.free((0, 0))) == (2, 6)
     assert children.of(101, 0, 0) == [node(1)], "substream 1 from 100 on"
     assert children.of(102, 0, 0) == [], "substream 2 only from 200 on"
     assert children.of(202, 0, 0) == [node(1)]
@@ -162,7 +171,26 @@ def test_who_finds_no_room_is_told_so() -> None:
     assert children.subscribe(node(1), 0, 0b1111, 0) == (0b1111, 0)
     assert children.subscribe(node(2), 0, 0b1111, 0) == (0b0001, 0b1110)
     assert children.subscribe(node(3), 0, 0b0001, 0) == (0, 0b0001)
-    assert children.free == 0
+    assert children.free((0, 0)) == 0
+
+
+def test_room_is_kept_for_feeds_without_a_child() -> None:
+    """Or the few who are fed firsthand give all they have to the substreams that come first."""
+    children = Children(8)
+    children.keep(feeds_of(0), firsthand=())
+    for peer in range(1, 9):
+        children.subscribe(node(peer), 0, 0b0001, 0)
+
+    assert children.used == 5, "three are kept"
+    assert [children.free(feed) for feed in feeds_of(0)] == [0, 1, 1, 1]
+    assert children.subscribe(node(9), 0, 0b1110, 0) == (0b1110, 0)
+    assert children.used == 8
+
+    few = Children(4)
+    few.keep(feeds_of(0), firsthand=())
+    assert few.free((0, 0)) == 4, "with few it is better to specialise"
+    few.keep(feeds_of(0), firsthand={(0, 3)})
+    assert few.free((0, 0)) == 3
 
 
 subscriptions = st.lists(
@@ -179,7 +207,7 @@ def test_no_history_fills_more_than_the_slots(
         added, refused = children.subscribe(node(peer), rendition, mask, since)
         assert added & refused == 0
         assert children.used <= slots
-        assert children.free == slots - children.used
+        assert children.free((rendition, 0)) == slots - children.used
         held = sum(1 << s for r, s in children.feeds_of(node(peer)) if r == rendition)
         assert held == mask & 15 & ~refused
 
@@ -192,10 +220,10 @@ def test_a_feed_that_is_taken_away_is_offered_to_nobody_until_things_relax() -> 
     rendition, substream = children.evict(node(1))
     assert children.feeds_of(node(1)) == [(0, 0)]
     assert (rendition, substream) == (0, 1)
-    assert children.free == 0
+    assert children.free((0, 0)) == 0
     assert children.peers() == {node(1), node(2)}
     assert not children.relax(), "that was all"
-    assert children.free == 1
+    assert children.free((0, 0)) == 1
 
 
 # Pulls.
@@ -210,53 +238,47 @@ BEST = [
 ]
 
 
-def verdict(piece: Missing, *, at: float, holders: list[Holder] = BEST) -> NodeId | None:
-    return decide(piece, holders, now=at, rng=Random(1)).peer
+def asked_of(holders: list[Holder], piece: Missing = PIECE) -> NodeId | None:
+    return choose(piece, holders, rng=Random(1))
 
 
-def test_what_a_parent_will_push_is_not_asked_for_at_once() -> None:
-    assert verdict(PIECE, at=10.0) is None
-    assert not decide(PIECE, BEST, now=10.0, rng=Random(1)).late
+def test_what_a_parent_will_push_is_not_asked_for_before_its_deadline_is_near() -> None:
+    patient = wait_until(PIECE, 0.02)
+
+    assert 10.5 < patient < PIECE.deadline - 0.2
+    assert wait_until(replace(PIECE, deadline=99.0), 0.02) == 10.0 + scheduler.PATIENCE_S
+    assert wait_until(replace(PIECE, proven=False), 0.02) < patient, "it may never push"
 
 
-def test_near_its_deadline_it_is_asked_for_and_the_parent_is_blamed() -> None:
-    decision = decide(PIECE, BEST, now=10.9, rng=Random(1))
-
-    assert decision.peer == PEER.peer
-    assert decision.late
-
-
-def test_what_nobody_pushes_is_asked_for_at_once_and_nobody_is_blamed() -> None:
-    decision = decide(replace(PIECE, pushed=False, proven=False), BEST, now=10.0, rng=Random(1))
-
-    assert decision.peer == PEER.peer
-    assert not decision.late
+def test_what_nobody_pushes_is_asked_for_at_once() -> None:
+    assert wait_until(replace(PIECE, pushed=False), 0.02) == -inf
 
 
 def test_the_nearest_idle_peer_is_asked_and_the_origin_last() -> None:
-    piece = replace(PIECE, pushed=False)
-
     busy = replace(PEER, queue=20)
-    assert verdict(piece, at=10.0, holders=[busy, *BEST[1:]]) == node(3)
-    assert verdict(piece, at=10.0, holders=[*BEST[1:2], BEST[3]]) == node(2)
-    assert verdict(piece, at=10.0, holders=BEST[3:]) == node(4)
-    assert verdict(piece, at=10.0, holders=[]) is None
-    assert verdict(piece, at=10.0, holders=[replace(PEER, queue=ASKED_MAX)]) is None
+    assert asked_of([busy, *BEST[1:]]) == node(3)
+    assert asked_of([*BEST[1:2], BEST[3]]) == node(2)
+    assert asked_of(BEST[3:]) == node(4)
+    assert asked_of([]) is None
+    assert asked_of([replace(PEER, queue=ASKED_MAX)]) is None
+
+
+def test_who_says_that_it_holds_the_piece_is_asked_before_who_should() -> None:
+    assert asked_of([replace(PEER, told=False), replace(PEER, peer=node(2))]) == node(2)
+    assert asked_of([replace(PEER, told=False)]) == PEER.peer
 
 
 def test_a_request_is_hedged_when_its_answer_is_late() -> None:
     asked = replace(PIECE, asked=((PEER.peer, 10.9),))
-    answer_s = scheduler.ANSWER_S + 2 * PEER.rtt_s
 
-    assert verdict(asked, at=10.9 + answer_s - 0.01) is None
-    assert verdict(asked, at=10.9 + answer_s + 0.01) == node(3), "of another partner"
-    assert not decide(asked, BEST, now=12.0, rng=Random(1)).late, "blamed once"
+    assert wait_until(asked, PEER.rtt_s) == 10.9 + scheduler.ANSWER_S + 2 * PEER.rtt_s
+    assert asked_of(BEST, asked) == node(3), "of another partner"
 
 
 def test_no_more_than_three_copies_are_on_their_way() -> None:
     asked = tuple((node(n), 10.0) for n in range(1, IN_FLIGHT_MAX + 1))
 
-    assert verdict(replace(PIECE, asked=asked), at=100.0) is None
+    assert wait_until(replace(PIECE, asked=asked), 0.02) == inf
 
 
 holders = st.lists(
@@ -266,21 +288,14 @@ holders = st.lists(
 )
 
 
-@given(holders, st.floats(0, 20), st.booleans(), st.integers(0, 5), st.integers(0, 99))
-def test_any_verdict_keeps_the_limits(
-    some: list[Holder], now: float, pushed: bool, asked: int, seed: int
-) -> None:
-    peers = tuple((holder.peer, now - 5) for holder in some[:asked])
-    piece = replace(PIECE, pushed=pushed, asked=peers)
-    decision = decide(piece, some, now=now, rng=Random(seed))
+@given(holders, st.integers(0, 5), st.integers(0, 99))
+def test_any_choice_keeps_the_limits(some: list[Holder], asked: int, seed: int) -> None:
+    peers = tuple((holder.peer, 5.0) for holder in some[:asked])
+    chosen = choose(replace(PIECE, asked=peers), some, rng=Random(seed))
 
-    if decision.peer is not None:
-        assert decision.peer not in dict(peers)
-        assert len(peers) < IN_FLIGHT_MAX
-        assert next(h for h in some if h.peer == decision.peer).queue <= ASKED_MAX
-    if decision.late:
-        assert pushed
-        assert not peers
+    if chosen is not None:
+        assert chosen not in dict(peers)
+        assert next(h for h in some if h.peer == chosen).queue < ASKED_MAX
 
 
 def test_requests_are_grouped_by_partner_and_rendition() -> None:
@@ -337,37 +352,46 @@ def partner() -> Partner:
 
 
 def a_map(base: int, masks: tuple[bytes, ...], rendition: int = 0) -> m.Map:
-    return m.Map(STREAM, rendition, base, masks, base, bytes(4), (b"",) * 4, 3)
+    return m.Map(STREAM, rendition, base, masks, base, bytes(4), (b"",) * 4, bytes(4))
 
 
-def test_a_map_replaces_and_a_have_adds() -> None:
+def test_a_map_replaces_what_was_said_from_its_base_on() -> None:
     one = partner()
-    one.learn_map(a_map(10, (b"\x03", b"", b"\x01")))
-    one.learn_have(m.Have(STREAM, 0, ((13, b"\x07"), (12, b"\x03"))))
+    one.learn_map(a_map(10, (b"\x03", b"", b"\x01")), 12)
+    one.learn_map(a_map(12, (b"\x03", b"\x07")), 14)
 
     assert [one.holds(0, seq) for seq in range(10, 15)] == [3, 0, 3, 7, 0]
     assert one.edge(0) == 13
     assert one.holds(5, 10) == 0
     assert one.edge(5) == -1
-    one.learn_map(a_map(12, (b"\x01",)))
+    one.learn_map(a_map(12, (b"\x01",)), 14)
     assert [one.holds(0, seq) for seq in range(10, 15)] == [3, 0, 1, 0, 0], "what came before stays"
-    one.learn_map(a_map(80, (b"\x01",)))
+    assert one.edge(0) == 12
+    one.learn_map(a_map(80, (b"\x01",) * HEADS_MAX), 150)
     assert [one.holds(0, seq) for seq in (10, 12, 80)] == [0, 0, 1], "but not for ever"
+    one.learn_map(a_map(80, (b"", b"")), 150)
+    assert one.edge(0) == -1
+
+
+def test_who_keeps_up_is_thought_to_hold_what_it_has_not_told_of_yet() -> None:
+    one = partner()
+    assert not one.may_hold(0, 1, 5), "it has told nothing"
+    one.learn_map(a_map(10, (b"\x01", b"\x01")), newest=13)  # Two behind then.
+
+    assert not one.may_hold(0, 11, 20), "it told of that one"
+    assert [seq for seq in range(8, 20) if one.may_hold(0, seq, 15)] == [12]
 
 
 claims = st.lists(
-    st.tuples(st.integers(0, 63), st.integers(0, 2**53 - 64), st.booleans()), max_size=60
+    st.tuples(st.integers(0, 63), st.integers(0, 2**53 - 64), st.integers(0, 64)), max_size=60
 )
 
 
 @given(claims)
-def test_no_talk_fills_the_memory_for_a_partner(said: list[tuple[int, int, bool]]) -> None:
+def test_no_talk_fills_the_memory_for_a_partner(said: list[tuple[int, int, int]]) -> None:
     one = partner()
-    for rendition, seq, whole in said:
-        if whole:
-            one.learn_map(a_map(seq, (b"\x01",) * 64, rendition))
-        else:
-            one.learn_have(m.Have(STREAM, rendition, ((seq, b"\x01"),)))
+    for rendition, seq, length in said:
+        one.learn_map(a_map(seq, (b"\x01",) * length, rendition), 0)
 
         assert len(one.heard) <= RENDITIONS_HEARD_MAX
         assert all(len(heard.masks) <= HEADS_MAX for heard in one.heard.values())
@@ -375,24 +399,25 @@ def test_no_talk_fills_the_memory_for_a_partner(said: list[tuple[int, int, bool]
 
 def test_what_has_left_the_window_is_forgotten() -> None:
     one = partner()
-    one.learn_map(a_map(10, (b"\x01",) * 10))
-    one.knows |= {9, 15}
+    one.learn_map(a_map(10, (b"\x01", b"") * 5), 20)
+    one.knows |= set(range(HEADS_MAX + 1))
     one.asked = {(9, 0, 0): 1.0, (15, 0, 0): 1.0}
     one.forget_before(15)
 
-    assert one.knows == {15}
+    assert min(one.knows) == 15
     assert list(one.asked) == [(15, 0, 0)]
-    assert one.holds(0, 14) == 0
-    assert one.holds(0, 15) == 1
-    assert one.knows_head(19)
+    assert one.knows_head(18)
     assert not one.knows_head(99)
+    one.knows.clear()
+    assert one.knows_head(18), "it holds a piece of it"
+    assert not one.knows_head(19), "it holds nothing of it"
 
 
 def test_a_second_encoding_of_a_set_is_refused() -> None:
     with pytest.raises(BadMessage, match="non_canonical"):
-        partner().learn_map(a_map(0, (b"\0",)))
+        partner().learn_map(a_map(0, (b"\0",)), 0)
     with pytest.raises(BadMessage, match="non_canonical"):
-        partner().learn_have(m.Have(STREAM, 0, ((1, b"\1\0"),)))
+        partner().learn_map(a_map(0, (b"\1\0",)), 0)
 
 
 # Candidates.

@@ -90,7 +90,7 @@ class Stranger:
         base = max(0, newest - 60) if base is None else base
         return m.Map(
             self.mesh.stream, 0, base, (b"\xff",) * 64, newest if key is None else key,
-            bytes(SUBSTREAMS), (b"",) * SUBSTREAMS, slots,
+            bytes(SUBSTREAMS), (b"",) * SUBSTREAMS, bytes([slots]) * SUBSTREAMS,
         )  # fmt: skip
 
     def piece(
