@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint unit e2e fuzz soak simulate determinism tiers vectors clean
+.PHONY: help demo test check lint style types unit e2e fuzz soak simulate determinism tiers vectors clean
 
 help:
 	@echo "make demo     see a whole mesh at work on this machine"
@@ -29,16 +29,20 @@ help:
 demo: $(VENV)/.ready
 	@trap : INT; $(BIN)/p2pstream demo || [ $$? -eq 130 ]
 
-# Types are checked while processes wait for each other. Make says what each has said as it ends.
-test: unit
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint e2e
+# Types are checked while processes wait for each other; what each says is shown as it ends.
+test: style unit
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types e2e
 
 check: lint unit
 
-lint: $(VENV)/.ready-test
+lint: style types
+
+style: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+types: $(VENV)/.ready-test
+	nice $(BIN)/mypy
 
 # Two at a time: most tests measure time, and machines have few cores.
 unit: $(VENV)/.ready-test

@@ -74,6 +74,24 @@ class Page:
             assert now() < deadline, (self.state(), self.stats)
             self.tab.wait_for_timeout(50)
 
+    def steadily(
+        self, seconds: float, look: Callable[[], int] = lambda: 0
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Plays so much without a stall, a jump or a change of what `look` says: stats, two times.
+
+        A machine that is too busy for a while may try again, until patience ends.
+        """
+        deadline = now() + PATIENCE_S + 2 * seconds
+        before, upset = self.stats, look()
+        while True:
+            self.tab.wait_for_timeout(250)
+            after, said = self.stats, look()
+            if said != upset or any(after[key] > before[key] for key in ("stalls", "jumps")):
+                before, upset = after, said
+            if after["currentTime"] >= before["currentTime"] + seconds:
+                return before, after
+            assert now() < deadline, (self.state(), after)
+
     def strip_lag_s(self) -> float | None:
         """The age of the picture that is on the screen now."""
         lag_ms = self.tab.evaluate(READ_STRIP)

@@ -80,20 +80,20 @@ def test_a_browser_plays_what_came_over_two_hops(browser: Any, show: Show, pictu
     assert plan == ("passthrough" if show.kind == "passthrough" else "encode")
     with page(browser, show.url) as seen:
         seen.until_live()
-        far = show.far.next_stats()
-        before, lags = seen.stats, []
-        while seen.stats["currentTime"] < before["currentTime"] + PLAY_S:
-            seen.tab.wait_for_timeout(250)
+        lags: list[float] = []
+
+        def look() -> int:
+            """Reads the clock in the picture; says how often the node has stalled."""
             if show.kind == "testsrc" and (lag_s := seen.strip_lag_s()) is not None:
                 lags.append(lag_s)
-        after = seen.stats
+            stalls: int = show.far.last()["playout"]["stalls"]
+            return stalls
+
+        before, after = seen.steadily(PLAY_S, look)
         stats = show.far.next_stats()
 
         assert after["mode"] == "mse"
         assert after["frames"] - before["frames"] > 0.8 * 24 * PLAY_S
-        assert after["stalls"] == before["stalls"], "the page stalled"
-        assert stats["playout"]["stalls"] == far["playout"]["stalls"], "the node stalled"
-        assert after["jumps"] == before["jumps"]
         assert after["reconnects"] == 0
         assert stats["totals"]["hops_max"] >= HOPS
         assert stats["totals"]["from_peers"] > 0.5 * taken(stats["totals"])
