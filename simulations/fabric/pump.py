@@ -11,7 +11,7 @@ once, so a lone round trip stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from p2pstream.identity import Address
 from p2pstream.net.carrier import QuicCarrier
 from p2pstream.net.drive import Driver
 from p2pstream.net.endpoint import Endpoint
-from p2pstream.net.udp import open_udp
+from p2pstream.net.udp import Datagram, Train, open_udp, train_end
 
 if TYPE_CHECKING:
     from simulations.fabric.world import World
@@ -36,7 +36,7 @@ class PumpedEndpoint(Endpoint):
     """An `Endpoint` that the world turns. Made by `adopt`."""
 
     world: World
-    _arrived: list[tuple[bytes, Address]]
+    _arrived: list[Datagram]
     _planned_at: float  # When the next turn is; `inf` for none.
     _rested_at: float  # No turn before.
     _poked_now: bool
@@ -87,8 +87,8 @@ class PumpedEndpoint(Endpoint):
             self._poked_now = False
             self._rested_at = now + TURN_S
             self._turning = True
-            for data, source in arrived:
-                self._on_datagrams(data, len(data), source, now)
+            for train in _trains(arrived):
+                self._on_train(*train, now)
             self._turn(self._udp, now)
         self._plan(self._alarm())
 
@@ -127,6 +127,16 @@ class PumpedDriver(Driver):
             self.core.wake(now=now)
             self._perform_all()
         self._plan()
+
+
+def _trains(datagrams: list[Datagram]) -> Iterator[Train]:
+    """Joined as the kernel does (`net/udp.py`)."""
+    start = 0
+    while start < len(datagrams):
+        stop = train_end(datagrams, start)
+        data, source = datagrams[start]
+        yield b"".join(part for part, _ in datagrams[start:stop]), len(data), source
+        start = stop
 
 
 def adopt(carrier: QuicCarrier, world: World) -> Callable[[bytes, Address], None]:

@@ -39,6 +39,7 @@ def test_a_round_trip_is_exact(rtt_s: float) -> None:
         assert link.rtt_s == pytest.approx(rtt_s, abs=5e-3)
 
     wires.run(script)
+    wires.world.trace.digest()  # Until then the latest events are not recorded.
     there, back = (
         next(when for when, kind, who, *_ in events if (kind, who) == (tr.DATAGRAM, host.number))
         for host in (b, a)
