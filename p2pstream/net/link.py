@@ -32,7 +32,7 @@ from p2pstream.identity import Address, NodeId, node_id
 from p2pstream.net.doorman import Bucket
 from p2pstream.net.engine import CONTROL_STREAM, INCOMING_PARCELS_MAX, Engine
 from p2pstream.net.tls import ALPN, BadCertificate, peer_key
-from p2pstream.net.udp import Datagram
+from p2pstream.net.udp import Train
 from p2pstream.wire.codec import MESSAGE_BYTES_MAX, U16, Codec, Message
 from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
 
@@ -259,19 +259,20 @@ class Link:
             at = min(at, next(iter(self._stopped.values())))
         return at
 
-    def flush(self, *, now: float) -> list[Datagram]:
-        """The datagrams to send now."""
+    def flush(self, *, now: float) -> list[Train]:
+        """The datagrams to send now, joined."""
         if self.closed and self.silent:
             return []
         self._feed(now)
-        out: list[Datagram] = []
-        while batch := self._engine.datagrams_to_send(now):
+        out: list[Train] = []
+        while batch := self._engine.trains_to_send(now):
             out += batch
             if not self._feed(now):
                 break
         self.address = self._engine.get_peer_address() or self.address
-        self.counters.datagrams_out += len(out)
-        self.counters.bytes_out += sum(len(data) for data, _ in out)
+        for data, size, _ in out:
+            self.counters.datagrams_out += -(-len(data) // size)
+            self.counters.bytes_out += len(data)
         return out
 
     def send(self, message: Message | Parcel, *, expires_at: float) -> None:
