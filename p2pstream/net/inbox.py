@@ -154,8 +154,8 @@ class Inbox:
                 if kind & OFFSET:
                     offset, at = pull(data, at)
                 if kind & LENGTH:
-                    length, at = pull(data, at)
-                    stop = at + length
+                    stop, at = pull(data, at)
+                    stop += at
             except IndexError:
                 stop = -1
             if not at <= stop <= end:
