@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from p2pstream.bench.telling import HOST, LINK_S, Setup, cost, line, say, since
 from p2pstream.net.endpoint import BURST
 from p2pstream.net.mtu import ETHERNET_BYTES
-from p2pstream.net.udp import Udp, open_udp
+from p2pstream.net.udp import Udp, joined, open_udp
 from p2pstream.stream.chunk import PIECE_BYTES
 
 ALPN = "bench"
@@ -129,7 +129,7 @@ class _Qh3:
             stream = self.one.get_next_available_stream_id(is_unidirectional=True)
             self.one.send_stream_data(stream, self._piece, end_stream=True)
             self.left -= PIECE_BYTES
-        self.udp.send(self.one.datagrams_to_send(now))
+        self.udp.send(joined(self.one.datagrams_to_send(now)))
 
     def _configuration(self, *, dialling: bool) -> Any:
         settings = self._settings(

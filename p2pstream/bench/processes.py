@@ -28,6 +28,7 @@ from p2pstream.identity import NodeId, NodeKey, StreamKey, secret_bytes
 from p2pstream.net.carrier import DIAL_S, QuicCarrier
 from p2pstream.net.engine import Engine
 from p2pstream.net.fast import BEST_ENGINE
+from p2pstream.node.garbage import collect_seldom
 from p2pstream.node.node import Node
 from p2pstream.stream import head as heads
 from p2pstream.stream.chunk import HASH_BYTES as INIT_HASH_BYTES
@@ -245,7 +246,10 @@ def _place(node: NodeId, carrier: QuicCarrier) -> dict[str, Any]:
 
 
 def _pieces(setup: Setup) -> Callable[[int], Parcel]:
-    """Pieces by number, signed chunk by chunk as they are asked for; the first brings the head."""
+    """Pieces by number, chunk by chunk; the first of a chunk brings the head.
+
+    Each chunk is signed as it is asked for, unless nobody is going to look at it.
+    """
     per_chunk = max(1, round((setup.bits_per_s or 6e6) / 8 * CHUNK_S / PIECE_BYTES))
     chunker = Chunker(SIGNER, _epoch(), first_seq=2)  # The head of 0 is known: no fork.
     data = random.Random(1).randbytes(per_chunk * PIECE_BYTES)  # noqa: S311  # Not a secret.
@@ -253,7 +257,7 @@ def _pieces(setup: Setup) -> Callable[[int], Parcel]:
 
     def piece(number: int) -> Parcel:
         index = number % per_chunk
-        if not index:
+        if not index and (setup.whole or not parcels):
             signed = _signed(chunker, data)
             raw = signed.head.raw
             parcels[:] = [
@@ -288,5 +292,6 @@ ROLES: dict[str, Callable[[Setup], Awaitable[None]]] = {
 
 if __name__ == "__main__":
     Engine.jumbo = False
+    collect_seldom()  # As the commands do.
     name, setting = sys.argv[1:]
     trio.run(ROLES[name], msgspec.json.decode(setting, type=Setup))

@@ -22,6 +22,7 @@ from p2pstream.access import Seed, unbase32
 from p2pstream.core import Note
 from p2pstream.errors import BadTicket, UserError
 from p2pstream.identity import Address, NodeId
+from p2pstream.node.garbage import collect_seldom
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,6 +89,7 @@ def run(main: Callable[[trio.CancelScope], Awaitable[None]]) -> None:
     after that it takes its leave. A second one ends it at once.
     """
     stopped: list[int] = []
+    collect_seldom()
 
     async def watched() -> None:
         async with trio.open_nursery() as nursery:

@@ -234,14 +234,12 @@ class QuicCarrier:
         return None
 
     def _on_link(self, link: Link, happening: Happening) -> None:
-        match happening:
-            case LinkUp():
-                self._on_up(link, happening)
-            case LinkDown(reason):
-                self._on_down(link, reason)
-            case _:
-                if self._links.get(_known(link)) is link:
-                    self._tell(_known(link), link, happening)
+        if isinstance(happening, LinkUp):
+            self._on_up(link, happening)
+        elif isinstance(happening, LinkDown):
+            self._on_down(link, happening.reason)
+        elif self._links.get(peer := _known(link)) is link:
+            self._tell(peer, link, happening)
 
     def _on_up(self, link: Link, happening: LinkUp) -> None:
         peer = _known(link)

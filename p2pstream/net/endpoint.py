@@ -33,7 +33,7 @@ from p2pstream.net.engine import Engine
 from p2pstream.net.link import Close, Link, Vet
 from p2pstream.net.recovery import PACING_S
 from p2pstream.net.retry import CID_BYTES_MAX, Tokens
-from p2pstream.net.udp import Datagram, Udp, open_udp
+from p2pstream.net.udp import Train, Udp, open_udp
 from p2pstream.wire.codec import Codec
 
 BURST = 128  # Datagrams read per wake-up: facts/quic.md 3.6, receiving three times cheaper.
@@ -240,22 +240,23 @@ class Endpoint:
         if link not in self._links:
             return
         try:
-            datagrams = link.flush(now=now)
-            self._send(udp, datagrams)
+            trains = link.flush(now=now)
+            self._send(udp, trains)
             if link.closed:
                 if link.up_at < inf:
                     # Nobody answers to a lost one: without it the peer waits until it is idle.
-                    self._send(udp, datagrams)
+                    self._send(udp, trains)
                 self._forget(link)
             else:
                 self._arm(link, now)
         except Exception:  # noqa: BLE001  # S-15: only this connection ends.
             self._crash(link)
 
-    def _send(self, udp: Udp, datagrams: list[Datagram]) -> None:
-        self.counters.datagrams_out += len(datagrams)
-        self.counters.bytes_out += sum(len(data) for data, _ in datagrams)
-        udp.send(datagrams)
+    def _send(self, udp: Udp, trains: list[Train]) -> None:
+        for data, size, _ in trains:
+            self.counters.datagrams_out += -(-len(data) // size)
+            self.counters.bytes_out += len(data)
+        udp.send(trains)
 
     # Datagrams.
 
@@ -358,7 +359,7 @@ class Endpoint:
             retry_token=token,
         )
         if self._udp is not None:
-            self._send(self._udp, [(answer, address)])
+            self._send(self._udp, [(answer, len(answer), address)])
 
     def _name_our_version(self, data: bytes, cid: bytes, address: Address) -> None:
         self.counters.strays += 1
@@ -370,7 +371,7 @@ class Endpoint:
                 destination_cid=source,
                 supported_versions=[QuicProtocolVersion.VERSION_1],
             )
-            self._send(self._udp, [(answer, address)])
+            self._send(self._udp, [(answer, len(answer), address)])
 
     # Links come and go.
 

@@ -42,6 +42,7 @@ from p2pstream.net.tls import (
     DATAGRAM_BYTES,
     STREAM_WINDOW_BYTES,
 )
+from p2pstream.net.udp import Train, joined
 
 TLS_MESSAGE_BYTES_MAX = 16 * 1024  # security/architecture.md 5.3; ours have at most 1 KB.
 INCOMING_PARCELS_MAX = 64  # Open at once: at 16 KiB each 1 MiB in a round trip, 20 MB/s at 50 ms.
@@ -214,6 +215,10 @@ class Engine(QuicConnection):
         out = super().datagrams_to_send(now)
         self._leave_old_paths()
         return out + self._probe_path(now)
+
+    def trains_to_send(self, now: float) -> list[Train]:
+        """What `datagrams_to_send` returns, joined where it can travel together."""
+        return joined(self.datagrams_to_send(now))
 
     def _leave_old_paths(self) -> None:
         """Once the peer is proven to be where it is, where it was does not matter."""

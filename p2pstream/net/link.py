@@ -32,7 +32,7 @@ from p2pstream.identity import Address, NodeId, node_id
 from p2pstream.net.doorman import Bucket
 from p2pstream.net.engine import CONTROL_STREAM, INCOMING_PARCELS_MAX, Engine
 from p2pstream.net.tls import ALPN, BadCertificate, peer_key
-from p2pstream.net.udp import Datagram
+from p2pstream.net.udp import Train
 from p2pstream.wire.codec import MESSAGE_BYTES_MAX, U16, Codec, Message
 from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
 
@@ -64,6 +64,7 @@ CONTROL_PER_S = 200.0
 CONTROL_BURST = 400.0
 _POLITE = 0.9
 
+_DATA = events.StreamDataReceived
 WORD_MAX = 64  # Characters of a reason told to a peer: it must fit into one packet.
 STREAM_EXPIRED = 1  # Why a parcel's stream was reset: it could not be sent in time.
 STREAM_SLOW = 2  # Why a parcel's stream was stopped: it took longer than `PARCEL_S`.
@@ -138,10 +139,7 @@ class _Waiting:
     head: bytes
     body: bytes
     expires_at: float
-
-    @property
-    def size(self) -> int:
-        return len(self.head) + len(self.body)
+    size: int
 
 
 class Link:
@@ -259,19 +257,20 @@ class Link:
             at = min(at, next(iter(self._stopped.values())))
         return at
 
-    def flush(self, *, now: float) -> list[Datagram]:
-        """The datagrams to send now."""
+    def flush(self, *, now: float) -> list[Train]:
+        """The datagrams to send now, joined."""
         if self.closed and self.silent:
             return []
         self._feed(now)
-        out: list[Datagram] = []
-        while batch := self._engine.datagrams_to_send(now):
+        out: list[Train] = []
+        while batch := self._engine.trains_to_send(now):
             out += batch
             if not self._feed(now):
                 break
         self.address = self._engine.get_peer_address() or self.address
-        self.counters.datagrams_out += len(out)
-        self.counters.bytes_out += sum(len(data) for data, _ in out)
+        for data, size, _ in out:
+            self.counters.datagrams_out += -(-len(data) // size)
+            self.counters.bytes_out += len(data)
         return out
 
     def send(self, message: Message | Parcel, *, expires_at: float) -> None:
@@ -279,9 +278,10 @@ class Link:
         assert self.up, "the carrier sends on links that are up"
         if isinstance(message, Parcel):
             assert len(message.body) <= PARCEL_BODY_BYTES_MAX, "a body is one piece at most"
-            waiting = _Waiting(frame(self._codec.pack(message.header)), message.body, expires_at)
+            head, body = frame(self._codec.pack(message.header)), message.body
         else:
-            waiting = _Waiting(frame(self._codec.pack(message)), b"", expires_at)
+            head, body = frame(self._codec.pack(message)), b""
+        waiting = _Waiting(head, body, expires_at, len(head) + len(body))
         if self.backlog + waiting.size > QUEUE_BYTES_MAX:
             self.counters.overflowed += 1
             return
@@ -303,7 +303,10 @@ class Link:
     def _take_events(self, now: float) -> list[Happening]:
         try:
             while not self.closed and (event := self._engine.next_event()) is not None:
-                self._on_event(event, now)
+                if event.__class__ is _DATA and event.stream_id != CONTROL_STREAM:
+                    self._on_parcel_data(event, now)  # By far the most, so without asking further.
+                else:
+                    self._on_event(event, now)
         except BadCertificate as error:
             self._fail(Close.BAD_CERTIFICATE, error.reason)
         except _Flood:
@@ -322,10 +325,8 @@ class Link:
 
     def _on_event(self, event: events.QuicEvent, now: float) -> None:
         match event:
-            case events.StreamDataReceived(stream_id=stream_id) if stream_id == CONTROL_STREAM:
-                self._on_control(event, now)
             case events.StreamDataReceived():
-                self._on_parcel_data(event, now)
+                self._on_control(event, now)
             case events.StreamReset() | events.StopSendingReceived():
                 self._on_stream_abandoned(event.stream_id)
             case events.HandshakeCompleted():
@@ -380,16 +381,20 @@ class Link:
         self._early.clear()
 
     def _on_parcel_data(self, event: events.StreamDataReceived, now: float) -> None:
-        stream_id = event.stream_id
+        stream_id, data = event.stream_id, event.data
         if stream_id in self._stopped:
             if event.end_stream:
                 del self._stopped[stream_id]
             return
         parcel = self._arriving.get(stream_id)
         if parcel is None:
+            if event.end_stream:
+                self._on_parcel(data)
+                return
             parcel = self._arriving[stream_id] = _Arriving([], 0, now + PARCEL_S)
-        parcel.parts.append(event.data)
-        parcel.size += len(event.data)
+        if data:  # Else only its beginning was told; one part alone is joined without copying.
+            parcel.parts.append(data)
+        parcel.size += len(data)
         if parcel.size > PARCEL_BYTES_MAX:
             raise BadMessage(f"a parcel of more than {PARCEL_BYTES_MAX} bytes")
         if event.end_stream:

@@ -148,7 +148,7 @@ FAST: Names = {
         "received_packets",
         "sent_packets",
     ),
-    "window": ("_received", "add"),
+    "window": ("_received", "_size", "add"),
     "context": ("aead", "hp"),
     "aead": ("_aead", "_iv"),
     "protection": ("_encryptor", "_is_chacha20", "_mask"),

@@ -79,15 +79,13 @@ class Udp:
                 out.append(_alone(*got))
         return out
 
-    def send(self, datagrams: Sequence[Datagram]) -> None:
+    def send(self, trains: Sequence[Train]) -> None:
         """Send, or lose them: UDP promises nothing, and QUIC sends again what matters."""
-        if self._send_nowait is None:
-            self._outbox.extend(datagrams)
-        elif self._kernel and self.sends_trains and len(datagrams) > 1:
-            self._send_trains(self._kernel, datagrams)
-        else:
-            for data, address in datagrams:
-                self._send_one(data, address)
+        for train in trains:
+            if len(train[0]) > train[1]:
+                self._send_train(*train)
+            else:
+                self._send_one(train[0], train[2])
 
     async def flush(self) -> None:
         """Send what `send` could only put aside."""
@@ -104,7 +102,9 @@ class Udp:
         self._socket.close()
 
     def _send_one(self, data: bytes, address: Address) -> bool:
-        assert self._send_nowait is not None, "asked before"
+        if self._send_nowait is None:
+            self._outbox.append((data, address))
+            return True
         try:
             self._send_nowait(data, address)
         except OSError:  # ENOBUFS, EMSGSIZE, ENETUNREACH, ECONNREFUSED, EAGAIN, ...
@@ -112,30 +112,25 @@ class Udp:
             return False
         return True
 
-    def _send_trains(self, kernel: socket.socket, datagrams: Sequence[Datagram]) -> None:
-        start = 0
-        while start < len(datagrams):
-            stop = train_end(datagrams, start)
-            data, address = datagrams[start]
-            if stop - start == 1 or not self.sends_trains:
-                self._send_one(data, address)
-                start += 1
-                continue
-            parts = [part for part, _ in datagrams[start:stop]]
-            length = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(len(data)))]
-            try:
-                kernel.sendmsg(parts, length, 0, address)
-            except OSError as error:
-                self._on_train_refused(error, parts, address)
-            start = stop
-
-    def _on_train_refused(self, error: OSError, parts: list[bytes], address: Address) -> None:
-        """Send it as single datagrams. If the kernel takes these, trains are what it dislikes."""
-        if error.errno not in _TRAIN_REFUSED:
-            self.unsent += len(parts)
+    def _send_train(self, data: bytes, size: int, address: Address) -> None:
+        if not self.sends_trains:
+            self._send_singly(data, size, address)
             return
-        sent = [self._send_one(part, address) for part in parts]
-        self.sends_trains = not all(sent)
+        assert self._kernel is not None, "it sends trains"
+        length = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(size))]
+        try:
+            self._kernel.sendmsg([data], length, 0, address)
+        except OSError as error:
+            if error.errno in _TRAIN_REFUSED:
+                # If the kernel takes single datagrams, trains are what it dislikes.
+                self.sends_trains = not self._send_singly(data, size, address)
+            else:
+                self.unsent += -(-len(data) // size)
+
+    def _send_singly(self, data: bytes, size: int, address: Address) -> bool:
+        """Returns whether the system took all."""
+        sent = [self._send_one(data[at : at + size], address) for at in range(0, len(data), size)]
+        return all(sent)
 
     def _drain_kernel(self, kernel: socket.socket, most: int) -> list[Train]:
         out: list[Train] = []
@@ -179,7 +174,20 @@ async def open_udp(host: str, port: int) -> Udp:
     return Udp(endpoint)
 
 
-def train_end(datagrams: Sequence[Datagram], start: int) -> int:
+def joined(datagrams: Sequence[Datagram]) -> list[Train]:
+    """Trains of what may travel together: one address, one length but for the last."""
+    out: list[Train] = []
+    start = 0
+    while start < len(datagrams):
+        stop = _train_end(datagrams, start)
+        data, address = datagrams[start]
+        train = b"".join([part for part, _ in datagrams[start:stop]])
+        out.append((train, max(1, len(data)), address))
+        start = stop
+    return out
+
+
+def _train_end(datagrams: Sequence[Datagram], start: int) -> int:
     """Where the train that begins at `start` ends: one address, one length but for the last."""
     data, address = datagrams[start]
     size = len(data)

@@ -18,8 +18,8 @@ from aioquic.tls import Epoch
 
 from p2pstream.core import Happening, Parcel
 from p2pstream.net.fast import FastEngine
+from p2pstream.net.frames import varint
 from p2pstream.net.link import Hello, Link
-from p2pstream.net.streams import varint
 from p2pstream.wire.frame import frame as framed
 from tests.fuzz.bites import Bites
 from tests.fuzz.frames import frame

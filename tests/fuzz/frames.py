@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from p2pstream.net.streams import FIN, LENGTH, OFFSET, STREAM, varint
+from p2pstream.net.frames import FIN, LENGTH, OFFSET, STREAM, varint
 from tests.fuzz.bites import Bites
 
 # What follows the type of a frame (RFC 9000 19, RFC 9221 4). n: a number, d: bytes with their

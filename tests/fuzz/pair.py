@@ -30,9 +30,9 @@ class Pair:
         """What one has to say, then what the other one has, so many times, 10 ms each."""
         for _ in range(turns):
             for end, source in enumerate((CALLER, ANSWERER)):
-                for data, _ in self.links[end].flush(now=self.now):
-                    self.sent[end] += 1
-                    self.links[1 - end].receive(data, source, size=len(data), now=self.now)
+                for data, size, _ in self.links[end].flush(now=self.now):
+                    self.sent[end] += -(-len(data) // size)
+                    self.links[1 - end].receive(data, source, size=size, now=self.now)
             self.now += 0.01
 
 

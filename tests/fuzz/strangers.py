@@ -17,8 +17,8 @@ from p2pstream.net import tls
 from p2pstream.net.doorman import HALF_OPEN_MAX
 from p2pstream.net.endpoint import INITIAL_BYTES_MIN, OTHER_VERSIONS, Endpoint
 from p2pstream.net.fast import FastEngine
+from p2pstream.net.frames import varint
 from p2pstream.net.link import Link
-from p2pstream.net.streams import varint
 from tests.fuzz.bites import Bites
 from tests.fuzz.frames import frame
 from tests.fuzz.handshakes import changed

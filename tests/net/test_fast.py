@@ -23,7 +23,7 @@ from aioquic.tls import CipherSuite, Epoch
 from p2pstream.net import fast, names
 from p2pstream.net.engine import INCOMING_PARCELS_MAX, PARCEL_WINDOW_BYTES, Engine
 from p2pstream.net.fast import FastEngine, fastest
-from p2pstream.net.streams import EARLY_MAX, PARTS_MAX
+from p2pstream.net.inbox import EARLY_MAX, PARTS_MAX
 from tests.net.wire import CLIENT, Kind, Wire
 
 PAIRS: list[tuple[Kind, Kind]] = [
@@ -96,7 +96,7 @@ def test_every_parcel_arrives_as_it_was(
         assert one._loss.bytes_in_flight == 0
         if isinstance(one, FastEngine):
             assert not one._outbox
-            assert not one._inbound
+            assert not one._inbox.open
 
 
 @pytest.mark.parametrize("size", [1, 2, 1100, 1173, 1174, 1400, 1425, 2 * 1452, 32_000])
@@ -258,7 +258,7 @@ def stream_frame(stream_id: int, offset: int, data: bytes, *, fin: bool = False)
 
 def tell(wire: Wire, *frames: bytes) -> None:
     """As if the client had sent them; the short way and the long way must agree."""
-    wire.server._take_parcels(b"".join(frames))
+    wire.server._inbox.read(b"".join(frames))
 
 
 def tell_slowly(wire: Wire, *frames: bytes) -> None:
@@ -325,7 +325,7 @@ def test_s06_a_parcel_in_tiny_frames_is_not_kept_in_tiny_parts(way: Callable[...
     for at in range(0, 2000, 2):
         way(wire, stream_frame(2, at, b"xy"))
         way(wire, stream_frame(2, at + 2, b""))
-    assert len(wire.server._inbound[2].parts) <= PARTS_MAX + 1
+    assert len(wire.server._inbox.open[2].parts) <= PARTS_MAX + 1
     way(wire, stream_frame(2, 2000, b"", fin=True))
     wire.run(0.01)
     assert wire.done[2] == b"xy" * 1000

@@ -60,7 +60,8 @@ class Lenient(FastEngine):
         stock = QuicConnection(configuration=configuration, **others)
         self._local_max_stream_data_uni = stock._local_max_stream_data_uni
         self._local_max_streams_bidi = stock._local_max_streams_bidi
-        self._local_max_streams_uni = stock._local_max_streams_uni
+        ours, theirs = self._local_max_streams_uni, stock._local_max_streams_uni
+        ours.value, ours.sent = theirs.value, theirs.sent
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
@@ -75,8 +76,8 @@ class Lenient(FastEngine):
         limit = self._local_max_data
         return limit.used * 2 > limit.value
 
-    def _send_ack(self, now: float) -> list[bytes]:
-        del now
+    def _send_ack(self, now: float, address: Any) -> list[Any]:
+        del now, address
         return []
 
     def _probe_path(self, now: float) -> list[tuple[bytes, Any]]:

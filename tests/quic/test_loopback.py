@@ -65,9 +65,9 @@ async def test_a_busy_port_has_a_name_and_a_hint() -> None:
 
 async def test_a_datagram_too_long_is_counted() -> None:
     udp = await open_udp("127.0.0.1", 0)
-    udp.send([(b"x" * 65_536, udp.address)])
-    udp.send([(b"x", ("240.0.0.1", 9))])
-    udp.send([(b"y", udp.address)])
+    udp.send([(b"x" * 65_536, 65_536, udp.address)])
+    udp.send([(b"x", 1, ("240.0.0.1", 9))])
+    udp.send([(b"y", 1, udp.address)])
     assert await udp.receive(10) == [(b"y", 1, udp.address)]
     assert udp.unsent >= 1
     udp.close()

@@ -1,0 +1,226 @@
+"""Parcels on their way in, put together without aioquic's stream objects. No hands, no keys.
+
+What has come in order is kept in parts, what came early besides, both within the windows that the
+peer was given; what goes beyond raises `QuicConnectionError` with the code of RFC 9000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from operator import itemgetter
+from typing import Any
+
+from aioquic.quic.connection import QuicConnectionError
+from aioquic.quic.packet import QuicErrorCode
+
+from p2pstream.net.frames import BYTE, FIN, LENGTH, OFFSET, STREAM, pull, stream_heads, varint
+
+PARTS_MAX = 64  # Joined above: a part costs 40 bytes besides its content.
+EARLY_MAX = 256  # Parts of one parcel that came too early. Honest peers cut one into 50 at most.
+
+FOLLOW_MAX = 12  # Of these at once: 16 KiB, the body of most parcels.
+
+Tell = Callable[[int, bytes, bool], None]
+
+
+class Inbound:
+    """A parcel on its way in.
+
+    due: the offset that continues it plainly; -1 once anything came out of order, or the end.
+    """
+
+    __slots__ = ("due", "early", "final", "id", "lead", "next", "parts", "told", "top")
+
+    def __init__(self, stream_id: int) -> None:
+        self.id = stream_id
+        self.lead = BYTE[STREAM | OFFSET] + varint(stream_id)  # Of a frame that continues it.
+        self.parts: list[bytes] = []
+        self.next = self.due = 0  # Bytes in `parts`.
+        self.top = 0  # The highest offset seen (RFC 9000 4.1), if above `next`.
+        self.final = -1  # The parcel's size, if known.
+        self.early: dict[int, bytes] = {}
+        self.told = False  # Whether the link knows of it.
+
+    @property
+    def highest(self) -> int:
+        """What counts against the windows."""
+        return max(self.next, self.top)
+
+    def take(self, offset: int, data: bytes, kind: int) -> None:
+        """A frame, perhaps out of order, repeated or empty. Raises `QuicConnectionError`."""
+        stop = offset + len(data)
+        if offset == self.due and data and (not kind & FIN or stop >= self.top):
+            # The usual case. `due` says that nothing came early, and that the end is not known.
+            self.parts.append(data)
+            self.next = stop
+            self.due = -1 if kind & FIN else stop
+            if kind & FIN:
+                self.final = stop
+            return
+        size = stop if kind & FIN else self.final
+        if size >= 0 and (max(stop, self.highest) > size or self.final not in {-1, size}):
+            # RFC 9000 4.5.
+            raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, kind, "another final size")
+        self.final = size
+        self.top = max(self.top, stop)
+        if stop > self.next and len(data) > len(self.early.get(offset, b"")):
+            self.early[offset] = data
+            self._advance()
+        if len(self.early) > EARLY_MAX:
+            raise QuicConnectionError(QuicErrorCode.INTERNAL_ERROR, kind, "a parcel in crumbs")
+        self.due = -1 if self.early or size >= 0 else self.next
+
+    def _append(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.next += len(data)
+
+    def _advance(self) -> None:
+        while self.early:
+            offset = min(self.early)
+            if offset > self.next:
+                return
+            data = self.early.pop(offset)
+            if offset + len(data) > self.next:
+                self._append(data[self.next - offset :])
+
+
+class Inbox:
+    """The parcels of one connection that have begun to come.
+
+    data, streams: the limits that the peer was told, as aioquic keeps them; shared with it.
+    own: the low bits of the ids of the peer's parcels (RFC 9000 2.1). foreign: streams that
+    aioquic looks after. tell: called with the bytes of a parcel, and whether they are its end.
+    """
+
+    def __init__(
+        self, data: Any, streams: Any, *, window: int, own: int, foreign: Any, tell: Tell
+    ) -> None:
+        self.open: dict[int, Inbound] = {}
+        self._data = data
+        self._streams = streams
+        self._window = window
+        self._own = own
+        self._foreign = foreign
+        self._tell = tell
+        self._untold: list[Inbound] = []  # Began since the last `tell_beginnings`.
+        self._newest: Inbound | None = None  # The one that the next frame is likely to continue.
+
+    @property
+    def held_bytes(self) -> int:
+        """What has come and was not told."""
+        return sum(stream.highest for stream in self.open.values())
+
+    def owns(self, stream_id: int) -> bool:
+        """Whether it is the peer's, of one direction, and not aioquic's."""
+        return stream_id & 3 == self._own and stream_id not in self._foreign
+
+    def follow(self, payloads: Sequence[bytes], at: int) -> int:
+        """Take the payloads from `at` on that only continue the newest parcel; where that ends.
+
+        Most do, and what such a frame begins with is known before: it need not be read. All of
+        them are equally long but for the last.
+        """
+        stream = self._newest
+        if stream is None or not 0x40 <= (due := stream.due) < 0x4000:
+            return at
+        size = len(payloads[at])
+        skip = len(stream.lead) + 2  # As long are offsets from 0x40 on (RFC 9000 16).
+        step = max(1, size - skip)
+        room: int = min(self._window - due, self._data.value - self._data.used)
+        most = len(payloads) - at - (len(payloads[-1]) != size)
+        most = min(most, room // step, FOLLOW_MAX, PARTS_MAX - len(stream.parts))
+        count = min(most, (0x3FFF - due) // step + 1)
+        if count <= 0:
+            return at
+        ours = payloads[at : at + count]
+        hits = list(map(bytes.startswith, ours, stream_heads(stream.lead, due, step, count)))
+        if not all(hits):
+            count = hits.index(False)
+        stream.parts += map(_after(skip), ours[:count])
+        stream.next = stream.due = due + step * count
+        self._data.used += step * count
+        return at + count
+
+    def read(self, data: bytes) -> int:
+        """Take the STREAM frames of parcels (RFC 9000 19.8); where something else begins."""
+        at = 0
+        end = len(data)
+        while at < end and STREAM <= (kind := data[at]) <= STREAM | OFFSET | LENGTH | FIN:
+            begin = at
+            offset, stop = 0, end
+            try:
+                stream_id, at = pull(data, at + 1)
+                if kind & OFFSET:
+                    offset, at = pull(data, at)
+                if kind & LENGTH:
+                    stop, at = pull(data, at)
+                    stop += at
+            except IndexError:
+                stop = -1
+            if not at <= stop <= end:
+                raise QuicConnectionError(QuicErrorCode.FRAME_ENCODING_ERROR, kind, "cut short")
+            if stream_id not in self.open and not self.owns(stream_id):
+                return begin
+            self.take(stream_id, offset, data[at:stop], kind)
+            at = stop
+        return at
+
+    def take(self, stream_id: int, offset: int, data: bytes, kind: int) -> None:
+        """A frame of a parcel (RFC 9000 4.1); of one that has ended, nothing happens."""
+        stream = self.open.get(stream_id) or self._begin(stream_id, kind)
+        if stream is None:
+            return
+        stop, limit = offset + len(data), self._data
+        if stop > self._window:
+            raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, kind, "over stream limit")
+        new = max(0, stop - stream.highest)
+        if limit.used + new > limit.value:
+            raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, kind, "over data limit")
+        stream.take(offset, data, kind)
+        limit.used += new
+        self._newest = stream
+        if stream.next == stream.final:
+            self._newest = None
+            del self.open[stream_id]
+            self._streams.value += 1  # RFC 9000 4.6.
+            self._tell(stream_id, b"".join(stream.parts), True)
+        elif len(stream.parts) > PARTS_MAX:
+            stream.parts = [b"".join(stream.parts)]
+
+    def tell_beginnings(self) -> None:
+        """Let the link watch the parcels that have begun, so that slow ones do not stay."""
+        if not self._untold:
+            return
+        untold = [stream for stream in self._untold if stream.id in self.open]
+        for stream in untold:
+            if stream.highest:
+                stream.told = True
+                self._tell(stream.id, b"", False)
+        # The others were opened only because a later one was.
+        self._untold = [stream for stream in untold if not stream.told]
+
+    def drop(self, stream_id: int) -> Inbound:
+        """Forget a parcel; aioquic looks after it from now on."""
+        if self._newest is not None and self._newest.id == stream_id:
+            self._newest = None
+        return self.open.pop(stream_id)
+
+    def _begin(self, stream_id: int, kind: int) -> Inbound | None:
+        """A new parcel begins, and all below it (RFC 9000 2.1); None if this one has ended."""
+        limit = self._streams
+        count = (stream_id >> 2) + 1
+        if count > limit.value:
+            error = QuicErrorCode.STREAM_LIMIT_ERROR
+            raise QuicConnectionError(error, kind, "Too many streams open")
+        for index in range(limit.used, count):
+            number = index << 2 | self._own
+            stream = self.open[number] = Inbound(number)
+            self._untold.append(stream)
+        limit.used = max(limit.used, count)
+        return self.open.get(stream_id)
+
+
+@cache
+def _after(skip: int) -> Callable[[bytes], bytes]:
+    return itemgetter(slice(skip, None))
