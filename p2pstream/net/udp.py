@@ -179,7 +179,7 @@ def joined(datagrams: Sequence[Datagram]) -> list[Train]:
     out: list[Train] = []
     start = 0
     while start < len(datagrams):
-        stop = _train_end(datagrams, start)
+        stop = train_end(datagrams, start)
         data, address = datagrams[start]
         train = b"".join([part for part, _ in datagrams[start:stop]])
         out.append((train, max(1, len(data)), address))
@@ -187,7 +187,7 @@ def joined(datagrams: Sequence[Datagram]) -> list[Train]:
     return out
 
 
-def _train_end(datagrams: Sequence[Datagram], start: int) -> int:
+def train_end(datagrams: Sequence[Datagram], start: int) -> int:
     """Where the train that begins at `start` ends: one address, one length but for the last."""
     data, address = datagrams[start]
     size = len(data)

@@ -21,14 +21,13 @@ from p2pstream.stream.window import Window
 from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
-from p2pstream.swarm.partners import PARTNERS_MAX, Partner
+from p2pstream.swarm.partners import AHEAD_CHUNKS, PARTNERS_MAX, Partner
 from p2pstream.swarm.push import Children, Feed, Parents
 from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
 PULL_COPIES = 0.5  # Of the upload, for pulls: repairs must not wait for a full house. Wild guess.
 QUIET_S = 2.5  # Two maps and a half: they come once a second.
-AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a wild guess.
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,11 @@ class Mesh:
 
     def edge(self, rendition: int) -> int:
         """The newest seq that we have the head of, or of which a partner says it holds anything."""
-        newest, horizon = self.window.newest, self.horizon
+        newest = self.window.newest
         for partner in self.partners.values():
             heard = partner.heard.get(rendition)
             if heard is not None and heard.edge > newest:
-                newest = heard.edge if heard.edge <= horizon else self.edge_of(partner, rendition)
+                newest = max(newest, self.edge_of(partner, rendition))
         return newest
 
     def edge_of(self, partner: Partner, rendition: int) -> int:

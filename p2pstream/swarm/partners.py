@@ -28,6 +28,7 @@ from p2pstream.swarm.messages import (
 PARTNERS_MAX = 16  # design/protocol.md: 8-16.
 PARTNERS_WANTED = 8  # The lower end: below it we look for more.
 RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
+AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a wild guess.
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
 SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
@@ -129,7 +130,7 @@ class Partner:
         if heard is None:
             return
         heard.learn(message.base, masks)
-        heard.behind = max(0, newest - heard.edge)
+        heard.behind = _behind(heard.edge, newest)
         heard.hops, heard.parents, heard.slots = message.hops, message.parents, [*message.slots]
         self.key = message.key
 
@@ -148,6 +149,13 @@ class Partner:
         if rendition not in self.heard and len(self.heard) >= RENDITIONS_HEARD_MAX:
             return None
         return self.heard.setdefault(rendition, Heard())
+
+
+def _behind(edge: int, newest: int) -> int:
+    """By how many chunks; who claims what cannot be there yet is as far behind as can be."""
+    if newest < 0:
+        return 0  # We cannot tell.
+    return max(0, newest - edge) if edge <= newest + AHEAD_CHUNKS else HEADS_MAX
 
 
 @dataclass(slots=True)

@@ -31,8 +31,8 @@ from tests.simulations.small import run, scenario, verdict, watched_by
 Patch = pytest.MonkeyPatch
 HOMES = {"name": "homes", "n": 4, "arrive": {"law": "cold"}}
 POLLUTER = {"name": "bad", "n": 2, "behaviour": "polluter", "up_kbps": 600}
-# Homes that give little, so that polluters are asked too; who can say little themselves.
-POLLUTED = (HOMES | {"copies": 1}, POLLUTER)
+# Homes that give nothing, so that polluters are asked too; who can say little themselves.
+POLLUTED = (HOMES | {"copies": 0}, POLLUTER)
 POLLUTED_PHASES = {"warm_up_s": 2, "chaos_s": 2, "check_s": 2}
 
 
