@@ -135,7 +135,7 @@ class Flips(Liar):
         if isinstance(message, m.Map):
             nobody = (b"",) * SUBSTREAMS
             return msgspec.structs.replace(
-                message, hops=bytes(SUBSTREAMS), parents=nobody, slots=1000
+                message, hops=bytes(SUBSTREAMS), parents=nobody, slots=b"\xff" * SUBSTREAMS
             )
         if not isinstance(message, Parcel):
             return message
