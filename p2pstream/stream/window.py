@@ -126,6 +126,14 @@ class Window:
         slot = self._slots.get(seq)
         return slot.have.get(rendition, 0) if slot else 0
 
+    def held(self, rendition: int, base: int) -> list[int]:
+        """As `have`, for each seq from `base` to the newest."""
+        slots = self._slots
+        return [
+            slots[seq].have.get(rendition, 0) if seq in slots else 0
+            for seq in range(base, self.newest + 1)
+        ]
+
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""
         slot = self._slots.get(seq)

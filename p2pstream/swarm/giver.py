@@ -93,7 +93,7 @@ class Giver:
         self._turns[partner.node] = None
         self.map_at = min(self.map_at, now + MAP_S_MAX)
         for rendition in mesh.renditions():
-            masks = [pack_mask(window.have(s, rendition)) for s in range(base, window.newest + 1)]
+            masks = map(pack_mask, window.held(rendition, base))
             hops, parents = mesh.place(rendition)
             slots = bytes([min(255, room) for room in mesh.children.room(rendition)])
             key = max(0, window.newest_key())
