@@ -1,4 +1,4 @@
-"""Taking: what is missing, and whom to ask for it. The policy is `scheduler.decide`."""
+"""Taking: what is missing, and whom to ask for it. The policies are in `scheduler`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from p2pstream.swarm.messages import bits, pack_mask, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import Partner, PieceKey
 
-COALESCE_S = 0.02  # After news: maps of several partners come together. Half of their own pause.
+COALESCE_S = 0.02  # After news: often more of it follows at once. Wild guess.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
 ASK_HEAD_S = 0.3  # An answer takes a round trip; the next partner may be quicker.
 LOST_S = 1.0  # A request without an answer for so long is forgotten, and may be made again.
