@@ -64,6 +64,8 @@ class Taker:
         """Ask for what is missing and due, and blame parents that let us down."""
         mesh = self.mesh
         self.plan_at, self._at_a_loss = inf, False
+        if mesh.role is m.Role.ORIGIN:
+            return  # It has all there is: who claims more lies.
         replaced = mesh.counters.parents_replaced
         self._give_up(now)
         self._ask_for_a_head(now)
@@ -150,7 +152,7 @@ class Taker:
         So it is when we joined before they had anything, and after a long outage.
         """
         mesh = self.mesh
-        if mesh.role is m.Role.ORIGIN or now - self._asked_head_at <= ASK_HEAD_S:
+        if now - self._asked_head_at <= ASK_HEAD_S:
             return
         least = mesh.horizon if mesh.window.newest >= 0 else -1
         edges = [
