@@ -199,6 +199,7 @@ def slept_through(found: Found) -> int:
 
 
 def test_the_broadcaster_is_killed_and_starts_again(scene: Scene) -> None:
+    """H-10: a new epoch, no seq twice, and viewers that go on."""
     others = scene.playing()
     worker = scene.origin.last()["worker"]["pid"]
     scene.origin.kill()

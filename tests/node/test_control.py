@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ async def test_a_node_shows_what_it_is_while_it_runs(tmp_path: Path) -> None:
         (state,) = await running(tmp_path / "run")
         assert (state["command"], state["peers"]) == ("seed", 3)
     assert await running(tmp_path / "run") == []
+
+
+async def test_what_is_said_to_a_node_changes_nothing_g_03(tmp_path: Path) -> None:
+    """Its socket only speaks, and only to its user: there is nothing that a token would open."""
+    folder = tmp_path / "run"
+    state = {"peers": 3}
+    async with showing(folder, "seed", lambda: state):
+        assert folder.stat().st_mode & 0o077 == 0
+        (path,) = folder.glob("*.sock")
+        for said in (b"POST /stop HTTP/1.1\r\n\r\n", b'{"command":"stop"}\n', b"\0" * 100_000):
+            stream = await trio.open_unix_socket(str(path))
+            async with stream:
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(said)
+        (found,) = await running(folder)
+        assert (found["command"], found["peers"]) == ("seed", 3)
+    assert state == {"peers": 3}
 
 
 @pytest.mark.parametrize(

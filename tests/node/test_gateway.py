@@ -390,6 +390,38 @@ async def test_an_exposed_gateway_answers_only_below_its_token_g_05() -> None:
         assert (await client.get("live/0.m4s", headers=named)).status_code == 421
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("path", ["", f"{TOKEN}/", "wrong/", f"{TOKEN}x/", f"{TOKEN.upper()}/"])
+async def test_nothing_can_be_changed_with_any_token_g_03(method: str, path: str) -> None:
+    """There is no control to ask for: not with a token in the path, nor with one in a header."""
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    async with serving(binds=["127.0.0.2"], expose=True, token=TOKEN) as (world, client):
+        before = dict(world.state)
+        url = f"http://127.0.0.1:{world.gateway.port}/{path}api/state"
+        for headers in ({}, bearer):
+            for body, status in ((b"", 405), (b"{}", 413)):  # What has a body is not even read.
+                answer = await client.request(method, url, headers=headers, content=body)
+                assert (answer.status_code, answer.content) == (status, b"")
+        assert world.state == before
+
+
+async def test_who_guesses_tokens_gets_one_and_the_same_answer_g_03() -> None:
+    """Nothing in it tells how near a guess was, and the owner is served all along."""
+    guesses = [TOKEN[:size] for size in range(len(TOKEN))]
+    guesses += [TOKEN[:size] + "x" * (len(TOKEN) - size) for size in range(len(TOKEN))]
+    guesses += [TOKEN + "x", TOKEN.upper(), f"%20{TOKEN}", "%C3%A9"]
+    guesses += [f"{number:022}" for number in range(100)]
+    async with serving(binds=["127.0.0.2"], expose=True, token=TOKEN) as (world, client):
+        url = f"http://127.0.0.1:{world.gateway.port}"
+        answers = set()
+        for guess in guesses:
+            answer = await client.get(f"{url}/{guess}/api/state")
+            told = {k: v for k, v in answer.headers.items() if k != "date"}
+            answers.add((answer.status_code, answer.content, tuple(sorted(told.items()))))
+        assert [(status, body) for status, body, _ in answers] == [(401, b"")]
+        assert (await client.get(f"{url}/{TOKEN}/api/state")).status_code == 200
+
+
 async def test_a_port_that_is_taken_is_said_so() -> None:
     async with serving() as (world, _):
         second = World(port=world.gateway.port)
