@@ -409,7 +409,7 @@ async def test_who_guesses_tokens_gets_one_and_the_same_answer_g_03() -> None:
     """Nothing in it tells how near a guess was, and the owner is served all along."""
     guesses = [TOKEN[:size] for size in range(len(TOKEN))]
     guesses += [TOKEN[:size] + "x" * (len(TOKEN) - size) for size in range(len(TOKEN))]
-    guesses += [TOKEN + "x", TOKEN.upper(), f"%20{TOKEN}", "%C3%A9"]
+    guesses += [TOKEN + "x", TOKEN.upper()]
     guesses += [f"{number:022}" for number in range(100)]
     async with serving(binds=["127.0.0.2"], expose=True, token=TOKEN) as (world, client):
         url = f"http://127.0.0.1:{world.gateway.port}"
