@@ -103,6 +103,8 @@ def unseal(
 
 
 def _headers(header: bytes, highs: bytes, lows: bytes) -> tuple[bytes, ...]:
+    if len(lows) == 1:
+        return (header + highs + lows,)
     size = len(header) + NUMBER_BYTES
     out = bytearray(header + b"\x00\x00") * len(lows)
     out[size - 2 :: size] = highs
@@ -112,6 +114,8 @@ def _headers(header: bytes, highs: bytes, lows: bytes) -> tuple[bytes, ...]:
 
 def _nonces(secret: int, highs: bytes, lows: bytes) -> tuple[bytes, ...]:
     """RFC 9001 5.3. secret: the IV, and in it already what is above the last two bytes."""
+    if len(lows) == 1:
+        return ((secret ^ highs[0] << 8 ^ lows[0]).to_bytes(NONCE_BYTES),)
     iv = secret.to_bytes(NONCE_BYTES)
     out = bytearray(iv) * len(lows)
     out[NONCE_BYTES - 2 :: NONCE_BYTES] = _xor(highs, iv[-2:-1] * len(lows))

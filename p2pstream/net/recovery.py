@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import compress, repeat, takewhile
+from itertools import compress, groupby, repeat, takewhile
 from operator import attrgetter, not_
 from typing import Any
 
@@ -104,8 +103,8 @@ class FastRecovery(Recovery):
         are_ours = list(map(isinstance, packets, repeat(Sent)))
         ours = packets if all(are_ours) else list(compress(packets, are_ours))
         others = compress(packets, map(not_, are_ours)) if len(ours) < len(packets) else ()
-        for content, count in Counter(map(_CONTENT, ours)).items():
-            content.acked(count)
+        for content, packets_of_it in groupby(ours, _CONTENT):
+            content.acked(len(list(packets_of_it)))
         size = sum(map(_SIZE, ours))
         eliciting = len(ours)
         for packet in others:
