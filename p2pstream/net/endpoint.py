@@ -221,14 +221,17 @@ class Endpoint:
             if link not in self._links:
                 continue
             self._armed[link].pop()
-            self._attend(link, partial(link.wake, now=now))
+            if link.wake_at(now=now) > now:
+                self._arm(link, now)  # Most move on before they are due.
+            else:
+                self._attend(link, partial(link.wake, now=now))
 
     def _arm(self, link: Link, now: float) -> None:
         """See that `link` is woken in time.
 
-        Entries are never taken out: the link is woken too early, for nothing, and armed again. Only
-        what is earlier than all entries of the link is put in, so these are few however often its
-        timer moves.
+        Entries are never taken out: when the time of one has come, `_fire` looks whether anything
+        is due. Only what is earlier than all entries of the link is put in, so these are few
+        however often its timer moves.
         """
         at = max(link.wake_at(now=now), now + PACING_S)
         entries = self._armed[link]
