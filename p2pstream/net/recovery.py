@@ -24,7 +24,7 @@ PACING_S = 1e-3
 # What may leave at once: an eighth of the window. Half of what aioquic allows small windows.
 BURST_RTT_DIVISOR = 8
 # A piece at once: aioquic lets only a quarter of a small window go, and the window of who streams
-# stays small. RFC 9002 7.7 would have 10 packets; the 2 more spare a third of a live relay's trains.
+# stays small. RFC 9002 7.7 would have 10 packets; 2 more spare a third of a live relay's trains.
 BURST_PACKETS = 12
 
 _CONTENT, _SIZE = attrgetter("content"), attrgetter("sent_bytes")

@@ -46,7 +46,7 @@ Caught = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, 
 
 
 class Lenient(FastEngine):
-    """Ours, but as open to other programs as aioquic: keys, groups, streams, windows, sizes.
+    """Ours, but as open to other programs as aioquic: keys, groups, streams, windows, sizes, paths.
 
     ACKs go with other frames, as aioquic's do; the tests count packets.
     """
@@ -70,6 +70,18 @@ class Lenient(FastEngine):
         self.tls._signature_algorithms = stock._signature_algorithms
         self.tls._supported_groups = stock._supported_groups
         self.tls._request_client_certificate = stock._request_client_certificate
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        if self._network_paths and addr == self._network_paths[0].addr:
+            super().receive_datagram(data, addr, now)
+        else:
+            QuicConnection.receive_datagram(self, data, addr, now)
+
+    def _receive_from_elsewhere(self, data: bytes, addr: Any, now: float) -> None:
+        QuicConnection.receive_datagram(self, data, addr, now)
+
+    def _leave_old_paths(self) -> None:
+        pass
 
     @property
     def _credit_is_due(self) -> bool:
