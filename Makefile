@@ -19,7 +19,7 @@ help:
 	@echo "make check    lint, types and the quick tests"
 	@echo "make soak     nodes under attack and in bad weather, for hours of virtual time"
 	@echo "make simulate run every scenario and compare with its accepted result"
-	@echo "make determinism  run 6 scenarios x 20 seeds twice: every seed must be the same run"
+	@echo "make determinism  run 8 scenarios with many seeds twice: every seed must be the same run"
 	@echo "make tiers    compare the tiers of the simulator, into docs/SIMULATION.md"
 	@echo "make fuzz     feed every parser with what strangers might send, FUZZ_S seconds each (60)"
 	@echo "make vectors  write the test vectors into docs/ anew"
@@ -63,6 +63,7 @@ simulate: $(VENV)/.ready
 # The same seed in two processes with two hash seeds: the same run, to the bit. Takes long.
 determinism: $(VENV)/.ready
 	$(BIN)/python -m simulations.determinism
+	$(BIN)/python -m simulations.determinism --tier quic
 
 # The tiers side by side, into docs/SIMULATION.md.
 tiers: $(VENV)/.ready-test

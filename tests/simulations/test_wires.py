@@ -8,10 +8,12 @@ from statistics import fmean
 import pytest
 import trio
 
+from p2pstream.core import Parcel, Send
 from p2pstream.net import congestion
 from p2pstream.net.mtu import ETHERNET_BYTES
 from simulations.fabric import trace as tr
 from simulations.fabric.nat import Kind
+from tests.simulations.pair import Bench, piece
 from tests.simulations.wires import Wires, goodput_bps
 
 MBIT = 1e6
@@ -69,6 +71,32 @@ def test_our_own_controller_does_not_mind_one_per_cent() -> None:
 
 def mathis_bps(rtt_s: float, loss: float) -> float:
     return 8 * ETHERNET_BYTES / rtt_s * sqrt(3 / 2 / loss)
+
+
+@pytest.mark.parametrize("rtt_s", [0.04, 0.15])
+def test_a_piece_takes_about_as_long_over_the_light_carrier(rtt_s: float) -> None:
+    """Over a link that is not young. QUIC paces what the light carrier sends at once."""
+    body, times = bytes(12_500), 5
+    wires, bench = Wires(rtt_s=rtt_s), Bench(rtt_s=rtt_s)
+    a, b = wires.host(up_bps=10 * MBIT), wires.host()
+    c, d = bench.ear(up_bps=10 * MBIT), bench.ear()
+
+    async def script() -> None:
+        a.dial(b)
+        for _ in range(times):
+            await trio.sleep(1.0)
+            a.quic.perform(Send(b.node, Parcel(piece(), body)))
+        await trio.sleep(1.0)
+
+    wires.run(script)
+    bench.link(c, d)
+    for _ in range(times):
+        c.carrier.perform(Send(d.node, Parcel(piece(), body)))
+        bench.world.run_until(bench.world.now + 1.0)
+    quic, light = (
+        next(at for at, h in reversed(host.heard) if isinstance(h, Parcel)) % 1.0 for host in (b, d)
+    )
+    assert quic == pytest.approx(light, abs=0.2 * rtt_s)
 
 
 @pytest.mark.parametrize(
