@@ -175,8 +175,10 @@ class Taker:
     ) -> None:
         """Nobody is trusted to bring the piece any more."""
         mesh, key = self.mesh, (piece.seq, piece.rendition, piece.index)
-        peer = scheduler.choose(piece, self._holders(*key), rng=mesh.rng)
-        if piece.pushed and not piece.asked:
+        holders = list(self._holders(*key))
+        peer = scheduler.choose(piece, holders, rng=mesh.rng)
+        # Where nobody says that it has the piece, not the parent is late but those before it.
+        if piece.pushed and not piece.asked and any(holder.told for holder in holders):
             mesh.counters.pulls_late += 1
             feed = piece.rendition, substream_of(piece.seq, piece.index)
             self.parenting.missed(feed, now=now)
