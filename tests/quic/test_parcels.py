@@ -53,8 +53,8 @@ async def test_the_most_urgent_parcel_goes_first(net: Net) -> None:
     for number in range(40):
         a.send(b, parcel(number), now + 100 - number)
     await trio.sleep(20)
-    # A few have started before the urgent ones were known, and the engine sends some in turns.
-    assert b.numbers[-1] == 0
+    # A few have started before the urgent ones were known, and the engine sends those in turns.
+    assert b.numbers[-1] < 3
     ranks = [b.numbers.index(number) for number in range(40)]
     assert all(ranks[n] > ranks[n + 3] for n in range(30))
 
