@@ -54,9 +54,9 @@ async def test_the_most_urgent_parcel_goes_first(net: Net) -> None:
         a.send(b, parcel(number), now + 100 - number)
     await trio.sleep(20)
     # A few have started before the urgent ones were known, and the engine sends those in turns.
-    assert b.numbers[-1] < 3
+    assert b.numbers[-1] < 4
     ranks = [b.numbers.index(number) for number in range(40)]
-    assert all(ranks[n] > ranks[n + 3] for n in range(30))
+    assert all(ranks[n] > ranks[n + 4] for n in range(30))
 
 
 @in_virtual_time
