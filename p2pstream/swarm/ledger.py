@@ -46,3 +46,8 @@ class Account:
     duplicates: int = 0
     unanswered: float = 0.0
     barren: int = 0
+
+    @property
+    def tried(self) -> bool:
+        """Whether it has ever sent us a piece."""
+        return self.taken + self.duplicates > 0

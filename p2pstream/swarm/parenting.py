@@ -170,22 +170,39 @@ class Parenting:
         self._improve_at = now + IMPROVE_S * (0.5 + mesh.rng.random())
         for feed, parent in mesh.parents.by_feed.items():
             role = mesh.partners[parent.peer].role
-            if role is not Role.VIEWER and self._may_leave(feed, role, now):
+            better = self._better(feed, role, now) if role is not Role.VIEWER else []
+            if role is Role.ORIGIN and better and not any(p.account.tried for p in better):
+                # Whoever leaves the origin loses its place there: not for the word of a stranger.
+                self._try(mesh.rng.choice(better), feed[0])
+                return
+            if better and (role is not Role.ORIGIN or self._may_leave_origin(feed)):
                 self._drop(feed, now, cool_s=LEFT_S)
                 return
 
-    def _may_leave(self, feed: Feed, role: Role, now: float) -> bool:
-        """Whether a peer can feed us as well: one that is no farther from the broadcaster than we
-        are, since our own descendants are farther.
+    def _better(self, feed: Feed, role: Role, now: float) -> list[Partner]:
+        """Peers that can feed us as well: no farther from the broadcaster than we are, since our
+        own descendants are farther.
         """
-        rendition, substream = feed
         mine = self.mesh.hops(feed)
-        peers = [o for o in self._offers(feed, now) if o.role > role and o.hops <= mine]
-        if role is not Role.ORIGIN or not peers:
-            return bool(peers)
+        offers = (o for o in self._offers(feed, now) if o.role > role and o.hops <= mine)
+        return [self.mesh.partners[offer.peer] for offer in offers]
+
+    def _may_leave_origin(self, feed: Feed) -> bool:
+        """Whether enough others are fed by it, as far as those can be believed."""
+        rendition, substream = feed
         direct = [
             partner.node
             for partner in self.mesh.partners.values()
             if (heard := partner.heard.get(rendition)) and heard.hops[substream] == 1
-        ]
+            and partner.account.tried
+        ]  # fmt: skip
         return push.may_leave_origin(self.mesh.me, direct, substream)
+
+    def _try(self, partner: Partner, rendition: int) -> None:
+        """Ask for a piece that it says it holds, needed or not: the last and shortest."""
+        edge = self.mesh.edge_of(partner, rendition)
+        mask = partner.holds(rendition, edge)
+        if mask and edge in self.mesh.window:
+            last = m.pack_mask(1 << mask.bit_length() - 1)
+            want = m.Want(self.mesh.stream, rendition, ((edge, last),), heads=False)
+            self.mesh.send(partner.node, want)

@@ -280,7 +280,7 @@ def test_h11_silence_is_not_the_end() -> None:
         assert mesh.seqs(host, since=at + 2.0), "it goes on when the broadcaster does"
 
 
-@pytest.mark.parametrize(("loss", "stall_s", "twice"), [(0.02, 0.5, 0.04), (0.10, 2.0, 0.10)])
+@pytest.mark.parametrize(("loss", "stall_s", "twice"), [(0.02, 0.5, 0.05), (0.10, 2.0, 0.12)])
 def test_lost_parcels_are_fetched_again(loss: float, stall_s: float, twice: float) -> None:
     mesh = Mesh()
     mesh.world.loss = loss
