@@ -17,7 +17,7 @@ from p2pstream.net.doorman import BAN_S
 from p2pstream.net.link import QUEUE_BYTES_MAX
 from p2pstream.stream.window import BYTES_MAX, HEADS_MAX
 from p2pstream.swarm.messages import Piece, Role
-from p2pstream.swarm.partners import CANDIDATES_MAX
+from p2pstream.swarm.partners import CANDIDATES_MAX, LACKED_MAX
 from p2pstream.swarm.protocol import INITS_MAX, LINKS_MAX, Play
 from p2pstream.swarm.scheduler import ASKED_MAX
 from simulations.fabric.carrier import AMPLIFICATION_MAX
@@ -151,6 +151,7 @@ def _sizes(peer: Peer) -> list[tuple[str, int, int]]:
             (len(h.masks) for p in swarm.partners.values() for h in p.heard.values()), default=0
         )
         asked = max((len(p.asked) for p in swarm.partners.values()), default=0)
+        lacked = max((len(p.lacked) for p in swarm.partners.values()), default=0)
         sizes += [
             ("window, bytes", swarm.window.bytes, BYTES_MAX),
             ("window, heads", heads, HEADS_MAX),
@@ -160,6 +161,7 @@ def _sizes(peer: Peer) -> list[tuple[str, int, int]]:
             ("children", swarm.children.used, max(0, swarm.children.slots)),
             ("a partner's map", held, HEADS_MAX),
             ("requests to a partner", asked, 2 * ASKED_MAX),
+            ("what a partner lacks", lacked, LACKED_MAX),
             ("links known", len(getattr(swarm, "_links", ())), LINKS_MAX + 64),
         ]
     return sizes

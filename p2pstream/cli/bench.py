@@ -173,7 +173,7 @@ def bulk(figures: Figures) -> None:
 
 def others(figures: Figures) -> None:
     """The same with other people's transports: an empty column where one is not here or fails."""
-    from p2pstream.bench.others import installed  # noqa: PLC0415
+    from p2pstream.bench.others import installed  # noqa: PLC0415  # Not on the way of `--help`.
 
     for name, measure in (("qh3", qh3), ("libtorrent", libtorrent)):
         if installed(name):
@@ -238,7 +238,7 @@ def pass_on(count: int, engine: str, *, whole: bool = False, **rate: float) -> d
 
 def link(figures: Figures) -> None:
     """Piece delays and goodput on a home's uplink, in virtual time."""
-    from p2pstream.bench import path  # noqa: PLC0415
+    from p2pstream.bench import path  # noqa: PLC0415  # Not on the way of `--help`.
 
     seed = len(figures["goodput_fast_loss2"]) + 1
     for ours, name in ((True, "fast"), (False, "stock")):
@@ -252,7 +252,7 @@ def link(figures: Figures) -> None:
 
 def fairness(figures: Figures) -> None:
     """What we and a reno flow get of a bottleneck that we share; 1 is half of it."""
-    from p2pstream.bench import path  # noqa: PLC0415
+    from p2pstream.bench import path  # noqa: PLC0415  # Not on the way of `--help`.
 
     seed = len(figures["fair_fast"]) + 1
     for name, share in zip(("fast", "stock"), path.shares(seconds=LINK_S, seed=seed), strict=True):

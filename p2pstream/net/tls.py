@@ -25,7 +25,7 @@ from p2pstream.errors import BadMessage, PeerError
 from p2pstream.identity import NodeKey, PublicKey
 from p2pstream.net import congestion
 
-ALPN = "p2pstream/1"  # design/protocol.md: the only one.
+ALPN = "p2pstream/2"  # Another with each encoding: nodes of two do not meet (CONTRIBUTING.md).
 CERTIFICATE_BYTES_MAX = 600  # security/architecture.md 5.1; ours has about 270.
 IDLE_S = 30.0  # security/architecture.md 5.5.
 STREAM_WINDOW_BYTES = 1 << 20  # The same table: what one stream may have in flight to us.

@@ -70,6 +70,10 @@ class Giver:
             del self._changed_at[min(self._changed_at)]
         self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s()))
 
+    def forget(self, peer: NodeId) -> None:
+        """It is no partner any more."""
+        self._turns.pop(peer, None)
+
     def tell_next(self, *, now: float) -> None:
         """Send a map to the partner that has waited longest, and let the others wait their turn.
 
@@ -239,12 +243,7 @@ class Giver:
 
     def _next(self) -> Partner | None:
         """Who waits longest."""
-        while self._turns:
-            peer = next(iter(self._turns))
-            if peer in self.mesh.partners:
-                return self.mesh.partners[peer]
-            del self._turns[peer]  # It has gone.
-        return None
+        return self.mesh.partners[next(iter(self._turns))] if self._turns else None
 
     def _due(self, partner: Partner) -> float:
         """When to tell it something: that there is news, or else that we are still here."""

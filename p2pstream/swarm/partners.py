@@ -18,7 +18,6 @@ from p2pstream.stream.window import HEADS_MAX
 from p2pstream.swarm.ledger import Account
 from p2pstream.swarm.messages import (
     NO_HOPS,
-    SHORT_ID_BYTES,
     SUBSTREAMS,
     Map,
     Role,
@@ -29,6 +28,7 @@ PARTNERS_MAX = 16  # design/protocol.md: 8-16.
 PARTNERS_WANTED = 8  # The lower end: below it we look for more.
 RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
 AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a wild guess.
+LACKED_MAX = 256  # As many as a chunk may have pieces: beyond it some are asked for in vain.
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
 SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
@@ -95,10 +95,6 @@ class Partner:
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
     shunned_until: float = -inf
     account: Account = field(default_factory=Account)
-
-    @property
-    def short_id(self) -> bytes:
-        return bytes(self.node[:SHORT_ID_BYTES])
 
     def holds(self, rendition: int, seq: int) -> int:
         """The pieces it says it holds, as a bit mask."""

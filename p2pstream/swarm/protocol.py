@@ -261,6 +261,7 @@ class Swarm:
         self._joined.discard(peer)
         self._limbo.forget(peer)
         self.children.forget(peer)
+        self._giver.forget(peer)
         if self.partners.pop(peer, None) is None:
             return
         for feed in self.parents.fed_by(peer):

@@ -13,7 +13,7 @@ from p2pstream.swarm import scheduler
 from p2pstream.swarm.mesh import Mesh
 from p2pstream.swarm.messages import bits, pack_mask, substream_of
 from p2pstream.swarm.parenting import Parenting
-from p2pstream.swarm.partners import Partner, PieceKey
+from p2pstream.swarm.partners import LACKED_MAX, Partner, PieceKey
 
 COALESCE_S = 0.02  # After news: often more of it follows at once. Wild guess.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
@@ -88,7 +88,8 @@ class Taker:
         for seq, data in lack.items:
             for index in bits(m.unpack_mask(data)):
                 key = seq, lack.rendition, index
-                if partner.asked.pop(key, None) is not None:
+                asked = partner.asked.pop(key, None) is not None
+                if asked and len(partner.lacked) < LACKED_MAX:
                     partner.lacked.add(key)
         self.soon(now=now)
 
