@@ -42,7 +42,7 @@ from p2pstream.wire.codec import Message
 
 # Under way from a source: enough for the window of a local link, and less than what makes a swarm
 # stop pushing to a child (`giver.BACKLOG_S`).
-UNDER_WAY_BYTES = 512 * 1024
+UNDER_WAY_BYTES = 192 * 1024
 STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): what came counts.
 CHUNK_S = 0.2  # Of media, as the broadcaster cuts it.
 MAP_S = 1.0  # As `swarm.protocol.UPKEEP_S`.
