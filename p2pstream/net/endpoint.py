@@ -30,6 +30,7 @@ from p2pstream.identity import Address, NodeId, NodeKey, secret_bytes
 from p2pstream.net import tls
 from p2pstream.net.doorman import CONNECTIONS_MAX, UNPROVEN, Doorman
 from p2pstream.net.engine import Engine
+from p2pstream.net.frames import cutter
 from p2pstream.net.link import Close, Link, Vet
 from p2pstream.net.recovery import PACING_S
 from p2pstream.net.retry import CID_BYTES_MAX, Tokens
@@ -439,9 +440,10 @@ class Endpoint:
 def _is_for_one(data: bytes, size: int) -> bool:
     """Whether all of a train are packets with a short header for the same connection id."""
     count = -(-len(data) // size)
-    return max(data[::size]) < _LONG and all(
-        data[at::size] == data[at : at + 1] * count for at in range(1, 1 + CID_BYTES)
-    )
+    if size <= CID_BYTES or len(data) - size * (count - 1) <= CID_BYTES:
+        return False
+    cids = cutter(1, CID_BYTES, size - 1 - CID_BYTES, count)(data)
+    return max(data[::size]) < _LONG and cids.count(cids[0]) == count
 
 
 def _is_initial(first: int, version: int) -> bool:

@@ -405,20 +405,16 @@ class FastEngine(Engine):
 
     def _take(self, payloads: list[bytes], now: float) -> bool:
         """Do what packets say; whether they are to be acknowledged."""
-        inbox, at, eliciting = self._inbox, 0, False
+        at, eliciting = 0, False
         while at < len(payloads):
-            start, at = at, inbox.follow(payloads, at)
-            eliciting |= at > start
-            if at == len(payloads):
-                break
-            payload = payloads[at]
-            read = inbox.read(payload)
-            eliciting |= read > 0
-            if read < len(payload) or not payload:
-                eliciting |= self._take_others(payload, read, now)
+            start = at
+            at, read = self._inbox.take_all(payloads, at)
+            eliciting |= at > start or read > 0
+            if at < len(payloads):
+                eliciting |= self._take_others(payloads[at], read, now)
                 if not self._quick:
                     break
-            at += 1
+                at += 1
         return eliciting
 
     def _take_others(self, data: bytes, at: int, now: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from struct import Struct
 
 from aioquic.quic.packet import QuicFrameType
@@ -13,6 +13,9 @@ STREAM, OFFSET, LENGTH, FIN = 0x08, 0x04, 0x02, 0x01
 ACK_RANGES_MAX = 32  # Of one ACK; 8 bytes each at most.
 
 BYTE = [bytes((value,)) for value in range(256)]
+# The two bytes of each number that has two (RFC 9000 16), by the number.
+_HIGHS = bytes(0x40 | value >> 8 for value in range(0x4000))
+_LOWS = bytes(range(256)) * 0x40
 
 
 def varint(value: int) -> bytes:
@@ -39,14 +42,14 @@ def pull(data: bytes, at: int) -> tuple[int, int]:
 
 
 def stream_heads(lead: bytes, start: int, step: int, count: int) -> Sequence[bytes]:
-    """What STREAM frames in a row begin with. All offsets have two bytes: 0x40 to 0x3FFF."""
+    """What STREAM frames in a row begin with, `count` at most: offsets of two bytes, from 0x40."""
+    highs = _HIGHS[start : start + step * count : step]
+    lows = _LOWS[start : start + step * count : step]
     size = len(lead) + 2
-    first = start + 0x4000  # Marked as a number of two bytes.
-    offsets = _offsets(count).pack(*range(first, first + step * count, step))
-    out = bytearray(lead + b"\x00\x00") * count
-    out[size - 2 :: size] = offsets[::2]
-    out[size - 1 :: size] = offsets[1::2]
-    return cutter(0, size, 0, count)(out)
+    out = bytearray(lead + b"\x00\x00") * len(highs)
+    out[size - 2 :: size] = highs
+    out[size - 1 :: size] = lows
+    return cutter(0, size, 0, len(highs))(out)
 
 
 def stream_frame(stream: bytes, start: int, data: bytes, *, end: bool) -> bytes:
@@ -99,8 +102,3 @@ def cutter(skip: int, take: int, rest: int, count: int) -> Callable[..., tuple[b
     """A function that takes `take` bytes out of each of so many stretches, in one call."""
     one = f"{skip}x{take}s"
     return Struct(f"{one}{rest}x" * (count - 1) + one if count else "").unpack_from
-
-
-@cache
-def _offsets(count: int) -> Struct:
-    return Struct(f">{count}H")

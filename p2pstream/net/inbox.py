@@ -11,6 +11,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any
 
+import msgspec
 from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode
 
@@ -20,27 +21,32 @@ PARTS_MAX = 64  # Joined above: a part costs 40 bytes besides its content.
 EARLY_MAX = 256  # Parts of one parcel that came too early. Honest peers cut one into 50 at most.
 
 FOLLOW_MAX = 12  # Of these at once: 16 KiB, the body of most parcels.
+LENGTH_MARK = 0x4000  # Of a number of two bytes (RFC 9000 16).
 
 Tell = Callable[[int, bytes, bool], None]
 
+# What frames of a parcel begin with, as `outbox.py` makes them: before their stream's id.
+_BEGIN = BYTE[STREAM | LENGTH]
+_MIDDLE = BYTE[STREAM | OFFSET]
+_END = BYTE[STREAM | OFFSET | LENGTH | FIN]
 
-class Inbound:
-    """A parcel on its way in.
 
-    due: the offset that continues it plainly; -1 once anything came out of order, or the end.
+class Inbound(msgspec.Struct, eq=False):
+    """A parcel on its way in. Made without Python's help, since there are so many.
+
+    lead: what a frame begins with that continues it. due: the offset that continues it plainly;
+    -1 while anything beyond it is known, as the end.
     """
 
-    __slots__ = ("due", "early", "final", "id", "lead", "next", "parts", "told", "top")
-
-    def __init__(self, stream_id: int) -> None:
-        self.id = stream_id
-        self.lead = BYTE[STREAM | OFFSET] + varint(stream_id)  # Of a frame that continues it.
-        self.parts: list[bytes] = []
-        self.next = self.due = 0  # Bytes in `parts`.
-        self.top = 0  # The highest offset seen (RFC 9000 4.1), if above `next`.
-        self.final = -1  # The parcel's size, if known.
-        self.early: dict[int, bytes] = {}
-        self.told = False  # Whether the link knows of it.
+    id: int
+    lead: bytes
+    parts: list[bytes] = []  # Each has its own, as msgspec does it.
+    next: int = 0  # Bytes in `parts`.
+    due: int = 0
+    top: int = 0  # The highest offset seen (RFC 9000 4.1), if above `next`.
+    final: int = -1  # The parcel's size, if known.
+    early: dict[int, bytes] = {}
+    told: bool = False  # Whether the link knows of it.
 
     @property
     def highest(self) -> int:
@@ -50,8 +56,7 @@ class Inbound:
     def take(self, offset: int, data: bytes, kind: int) -> None:
         """A frame, perhaps out of order, repeated or empty. Raises `QuicConnectionError`."""
         stop = offset + len(data)
-        if offset == self.due and data and (not kind & FIN or stop >= self.top):
-            # The usual case. `due` says that nothing came early, and that the end is not known.
+        if offset == self.due and data:  # The usual case.
             self.parts.append(data)
             self.next = stop
             self.due = -1 if kind & FIN else stop
@@ -69,7 +74,7 @@ class Inbound:
             self._advance()
         if len(self.early) > EARLY_MAX:
             raise QuicConnectionError(QuicErrorCode.INTERNAL_ERROR, kind, "a parcel in crumbs")
-        self.due = -1 if self.early or size >= 0 else self.next
+        self.due = -1 if self.early or size >= 0 or self.top > self.next else self.next
 
     def _append(self, data: bytes) -> None:
         self.parts.append(data)
@@ -115,7 +120,23 @@ class Inbox:
         """Whether it is the peer's, of one direction, and not aioquic's."""
         return stream_id & 3 == self._own and stream_id not in self._foreign
 
-    def follow(self, payloads: Sequence[bytes], at: int) -> int:
+    def take_all(self, payloads: Sequence[bytes], at: int) -> tuple[int, int]:
+        """Take the payloads from `at` on, up to the first that has more than frames of parcels.
+
+        Returns which one that is, and where in it the other frames begin.
+        """
+        while at < len(payloads):
+            at = self._follow(payloads, at)
+            if at == len(payloads):
+                break
+            payload = payloads[at]
+            read = self._read(payload, self._hand_on(payload))
+            if read < len(payload) or not payload:
+                return at, read
+            at += 1
+        return at, 0
+
+    def _follow(self, payloads: Sequence[bytes], at: int) -> int:
         """Take the payloads from `at` on that only continue the newest parcel; where that ends.
 
         Most do, and what such a frame begins with is known before: it need not be read. All of
@@ -124,27 +145,80 @@ class Inbox:
         stream = self._newest
         if stream is None or not 0x40 <= (due := stream.due) < 0x4000:
             return at
-        size = len(payloads[at])
-        skip = len(stream.lead) + 2  # As long are offsets from 0x40 on (RFC 9000 16).
-        step = max(1, size - skip)
-        room: int = min(self._window - due, self._data.value - self._data.used)
-        most = len(payloads) - at - (len(payloads[-1]) != size)
-        most = min(most, room // step, FOLLOW_MAX, PARTS_MAX - len(stream.parts))
-        count = min(most, (0x3FFF - due) // step + 1)
-        if count <= 0:
+        size, lead = len(payloads[at]), stream.lead
+        skip = len(lead) + 2  # As long are offsets from 0x40 on (RFC 9000 16).
+        step = size - skip
+        most = min(FOLLOW_MAX, len(payloads) - at - (len(payloads[-1]) != size))
+        if step <= 0 or most <= 0 or len(stream.parts) > PARTS_MAX:
             return at
-        ours = payloads[at : at + count]
-        hits = list(map(bytes.startswith, ours, stream_heads(stream.lead, due, step, count)))
-        if not all(hits):
-            count = hits.index(False)
+        ours = payloads[at : at + most]
+        heads = stream_heads(lead, due, step, most)
+        count = [*map(bytes.startswith, ours, heads), False].index(False)
+        taken = step * count
+        limit = self._data
+        if due + taken > self._window or limit.used + taken > limit.value:
+            return at  # `take` will find the one that goes beyond.
         stream.parts += map(_after(skip), ours[:count])
-        stream.next = stream.due = due + step * count
-        self._data.used += step * count
+        stream.next = stream.due = due + taken
+        limit.used += taken
         return at + count
 
-    def read(self, data: bytes) -> int:
-        """Take the STREAM frames of parcels (RFC 9000 19.8); where something else begins."""
-        at = 0
+    def _hand_on(self, data: bytes) -> int:
+        """Take the end of the newest parcel and the beginning of the next one; where that stops.
+
+        A packet has both, as a rule, and what they begin with is known before, as in `_follow`.
+        """
+        stream, limit = self._newest, self._data
+        if stream is None or stream.due <= 0 or data[:1] != _END:
+            return 0
+        lead = _END + stream.lead[1:] + varint(stream.due)
+        at = len(lead) + 2
+        stop = at + int.from_bytes(data[at - 2 : at]) - LENGTH_MARK
+        due = stream.due + stop - at
+        if (
+            not at < stop <= len(data)
+            or not data.startswith(lead)
+            or due > self._window
+            or limit.used + stop - at > limit.value
+        ):
+            return 0
+        stream.parts.append(data[at:stop])
+        stream.next = stream.final = due
+        limit.used += stop - at
+        self._finish(stream)
+        return self._begin_next(data, stop, stream.id + 4)
+
+    def _begin_next(self, data: bytes, start: int, number: int) -> int:
+        """Take the beginning of the parcel `number`, if that is what is there; where it stops."""
+        streams, limit = self._streams, self._data
+        name = varint(number)
+        at = start + 1 + len(name) + 2
+        size = int.from_bytes(data[at - 2 : at]) - LENGTH_MARK
+        if (
+            not 0 < size == len(data) - at
+            or not data.startswith(_BEGIN + name, start)
+            or not streams.used == number >> 2 < streams.value
+            or size > self._window
+            or limit.used + size > limit.value
+        ):
+            return start
+        parts = [data[at:]]
+        stream = Inbound(number, _MIDDLE + name, parts, size, size)
+        self.open[number] = self._newest = stream
+        self._untold.append(stream)
+        streams.used += 1
+        limit.used += size
+        return len(data)
+
+    def _finish(self, stream: Inbound) -> None:
+        """All of it has come."""
+        self._newest = None
+        del self.open[stream.id]
+        self._streams.value += 1  # RFC 9000 4.6.
+        self._tell(stream.id, b"".join(stream.parts), True)
+
+    def _read(self, data: bytes, at: int) -> int:
+        """Take the STREAM frames of parcels (RFC 9000 19.8) from `at` on; where others begin."""
         end = len(data)
         while at < end and STREAM <= (kind := data[at]) <= STREAM | OFFSET | LENGTH | FIN:
             begin = at
@@ -181,10 +255,7 @@ class Inbox:
         limit.used += new
         self._newest = stream
         if stream.next == stream.final:
-            self._newest = None
-            del self.open[stream_id]
-            self._streams.value += 1  # RFC 9000 4.6.
-            self._tell(stream_id, b"".join(stream.parts), True)
+            self._finish(stream)
         elif len(stream.parts) > PARTS_MAX:
             stream.parts = [b"".join(stream.parts)]
 
@@ -215,7 +286,7 @@ class Inbox:
             raise QuicConnectionError(error, kind, "Too many streams open")
         for index in range(limit.used, count):
             number = index << 2 | self._own
-            stream = self.open[number] = Inbound(number)
+            stream = self.open[number] = Inbound(number, _MIDDLE + varint(number))
             self._untold.append(stream)
         limit.used = max(limit.used, count)
         return self.open.get(stream_id)

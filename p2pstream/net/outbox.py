@@ -177,8 +177,8 @@ class Outbox:
         lead, count = stream.lead, 1
         if 0x40 <= start < 0x4000:
             step = room - len(lead) - 2
-            count = min(most, left // step, (0x3FFF - start) // step + 1)
-            heads = stream_heads(lead, start, step, count)
+            heads = stream_heads(lead, start, step, min(most, left // step))
+            count = len(heads)
         else:
             heads = [lead + varint(start) if start else BYTE[STREAM] + stream.name]
             step = room - len(heads[0])

@@ -31,10 +31,9 @@ def inbox(told: dict[int, bytes]) -> Inbox:
 def take(box: Inbox, payloads: list[bytes]) -> None:
     at = 0
     while at < len(payloads):
-        at = box.follow(payloads, at)
+        at, read = box.take_all(payloads, at)
         if at < len(payloads):
-            rest = payloads[at][box.read(payloads[at]) :]
-            assert not rest.strip(b"\0"), "PADDING and nothing else"
+            assert not payloads[at][read:].strip(b"\0"), "PADDING and nothing else"
             at += 1
 
 
