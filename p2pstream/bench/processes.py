@@ -132,13 +132,17 @@ async def _whole(nursery: trio.Nursery) -> dict[str, Any]:
 
 
 async def _stream(source: _Peer, setup: Setup, arrived: Callable[[int], int]) -> int:
-    """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes."""
-    piece = _pieces(setup)
+    """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes.
+
+    At the rate of a stream a chunk is due at once, as a broadcaster signs it.
+    """
+    piece, chunk_bytes = _pieces(setup), _per_chunk(setup) * PIECE_BYTES
     sent, start_at = 0, trio.current_time()
     last, moved_at = 0, start_at
     while True:
         now = trio.current_time()
-        due = min((now - start_at) * setup.bits_per_s / 8 or inf, setup.bytes or inf)
+        live = (now - start_at) * setup.bits_per_s // 8 // chunk_bytes * chunk_bytes
+        due = min(live if setup.bits_per_s else inf, setup.bytes or inf)
         came = arrived(sent)
         if came > last:
             last, moved_at = came, now
@@ -250,7 +254,7 @@ def _pieces(setup: Setup) -> Callable[[int], Parcel]:
 
     Each chunk is signed as it is asked for, unless nobody is going to look at it.
     """
-    per_chunk = max(1, round((setup.bits_per_s or 6e6) / 8 * CHUNK_S / PIECE_BYTES))
+    per_chunk = _per_chunk(setup)
     chunker = Chunker(SIGNER, _epoch(), first_seq=2)  # The head of 0 is known: no fork.
     data = random.Random(1).randbytes(per_chunk * PIECE_BYTES)  # noqa: S311  # Not a secret.
     parcels: list[Parcel] = []
@@ -271,6 +275,10 @@ def _pieces(setup: Setup) -> Callable[[int], Parcel]:
         return parcels[index]
 
     return piece
+
+
+def _per_chunk(setup: Setup) -> int:
+    return max(1, round((setup.bits_per_s or 6e6) / 8 * CHUNK_S / PIECE_BYTES))
 
 
 def _signed(chunker: Chunker, data: bytes) -> Signed:
