@@ -1,8 +1,9 @@
 """Other people's transports, measured like ours: qh3, and libtorrent's uTP with encryption.
 
 They come with the extra [bench]. Where one is not installed, or does not run, its column is empty.
-qh3 gets our socket, its trains included; libtorrent has its own, and hashes and stores what it gets
-besides. Each end is a process of its own, with the words of `processes`.
+qh3 gets our socket, its trains included, and does the work of our links: pieces with their headers,
+packed, put together and read by our codec. libtorrent has its own socket, and hashes and stores
+what it gets besides. Each end is a process of its own, with the words of `processes`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from p2pstream.bench.pieces import pieces
 from p2pstream.bench.telling import HOST, LINK_S, Setup, cost, line, say, since
+from p2pstream.core import Parcel
 from p2pstream.net.endpoint import BURST
 from p2pstream.net.mtu import ETHERNET_BYTES
 from p2pstream.net.udp import Udp, joined, open_udp
-from p2pstream.stream.chunk import PIECE_BYTES
+from p2pstream.swarm import messages as m
+from p2pstream.wire.codec import Codec
+from p2pstream.wire.frame import LENGTH_BYTES, frame
 
 ALPN = "bench"
 WINDOW_BYTES = 16 << 20  # facts/quic.md 8.5.
@@ -73,7 +78,7 @@ async def qh3_send(setup: Setup) -> None:
 class _Qh3:
     """One connection of qh3 on a socket of ours."""
 
-    def __init__(self, udp: Udp) -> None:
+    def __init__(self, udp: Udp, piece: Callable[[int], Parcel]) -> None:
         self.udp = udp
         self.got = self.left = 0
         self.up = False
@@ -81,11 +86,14 @@ class _Qh3:
         self._lib = import_module("qh3.quic.connection")
         self._events = import_module("qh3.quic.events")
         self._settings = import_module("qh3.quic.configuration").QuicConfiguration
-        self._piece = bytes(PIECE_BYTES)
+        self._codec = Codec(m.Piece)
+        self._piece = piece
+        self._next = 0
+        self._parts: dict[int, list[bytes]] = {}  # By stream.
 
     @classmethod
-    async def open(cls, _: Setup) -> _Qh3:
-        return cls(await open_udp(HOST, 0))
+    async def open(cls, setup: Setup) -> _Qh3:
+        return cls(await open_udp(HOST, 0), pieces(setup))
 
     def dial(self, port: int) -> None:
         self.one = self._lib.QuicConnection(configuration=self._configuration(dialling=True))
@@ -119,16 +127,29 @@ class _Qh3:
     def _hear(self) -> None:
         while self.one is not None and (event := self.one.next_event()) is not None:
             if isinstance(event, self._events.StreamDataReceived):
-                self.got += len(event.data)
+                self._parts.setdefault(event.stream_id, []).append(event.data)
+                if event.end_stream:
+                    self.got += len(self._parcel(event.stream_id).body)
             self.up |= isinstance(event, self._events.HandshakeCompleted)
+
+    def _parcel(self, stream: int) -> Parcel:
+        data = b"".join(self._parts.pop(stream))
+        start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES])
+        return Parcel(self._codec.unpack(data[LENGTH_BYTES:start]), data[start:])
 
     def _flush(self, now: float) -> None:
         if self.one is None:
             return
         while self.left > 0 and self.one.get_send_buffer_size() < QUEUE_BYTES:
+            parcel = self._piece(self._next)
+            data = frame(self._codec.pack(parcel.header)) + parcel.body
             stream = self.one.get_next_available_stream_id(is_unidirectional=True)
-            self.one.send_stream_data(stream, self._piece, end_stream=True)
-            self.left -= PIECE_BYTES
+            try:
+                self.one.send_stream_data(stream, data, end_stream=True)
+            except ValueError:
+                break  # The other end allows no more streams yet.
+            self._next += 1
+            self.left -= len(parcel.body)
         self.udp.send(joined(self.one.datagrams_to_send(now)))
 
     def _configuration(self, *, dialling: bool) -> Any:

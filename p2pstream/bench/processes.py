@@ -8,47 +8,38 @@ internet, whatever the loopback would carry.
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import cache
 from math import inf
-from time import time  # noqa: TID251  # Hands read the clock.
 from typing import Any
 
 import msgspec
 import trio
 
 from p2pstream.bench.others import OTHERS
+from p2pstream.bench.pieces import STREAM, epoch, first_head, per_chunk, pieces
 from p2pstream.bench.telling import HOST, LINK_S, Setup, cost, line, say, since
 from p2pstream.core import Dial, Happening, LinkUp, Parcel, Send
 from p2pstream.dht.messages import DHT_MESSAGES
-from p2pstream.identity import NodeId, NodeKey, StreamKey, secret_bytes
+from p2pstream.identity import NodeId, NodeKey, secret_bytes
 from p2pstream.net.carrier import DIAL_S, QuicCarrier
 from p2pstream.net.engine import Engine
 from p2pstream.net.fast import BEST_ENGINE
 from p2pstream.node.garbage import collect_seldom
 from p2pstream.node.node import Node
-from p2pstream.stream import head as heads
-from p2pstream.stream.chunk import HASH_BYTES as INIT_HASH_BYTES
-from p2pstream.stream.chunk import PIECE_BYTES, TICKS_PER_S
-from p2pstream.stream.chunker import Chunker, Signed
-from p2pstream.stream.epoch import Epoch, certify
+from p2pstream.stream.chunk import PIECE_BYTES
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
 from p2pstream.swarm.protocol import SEED_COPIES, Config, Swarm
 from p2pstream.wire.codec import Message
 
 # Under way from a source: enough for the window of a local link, and less than what makes a swarm
-# stop pushing to a child (`giver.BACKLOG_S`).
+# send a child away (`giver.OVERLOAD_S`).
 UNDER_WAY_BYTES = 192 * 1024
 STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): what came counts.
-CHUNK_S = 0.2  # Of media, as the broadcaster cuts it.
 MAP_S = 1.0  # As `swarm.protocol.UPKEEP_S`.
 TICK_S = 2e-3
-ROOT, SIGNER = StreamKey(b"root" * 8), StreamKey(b"sign" * 8)
-STREAM = ROOT.stream_id
 ALL = (1 << SUBSTREAMS) - 1
 
 ENGINES: dict[str, type[Engine]] = {"stock": Engine, "fast": BEST_ENGINE}
@@ -92,7 +83,7 @@ async def around(setup: Setup) -> None:
         for one in [*sinks, source]:
             await one.dial(setup.peer)
             if setup.whole:
-                nursery.start_soon(one.join)
+                nursery.start_soon(one.join, setup)
         if setup.whole:
             with trio.fail_after(LINK_S):
                 await source.wait(lambda: source.subscribed == ALL)
@@ -136,7 +127,7 @@ async def _stream(source: _Peer, setup: Setup, arrived: Callable[[int], int]) ->
 
     At the rate of a stream a chunk is due at once, as a broadcaster signs it.
     """
-    piece, chunk_bytes = _pieces(setup), _per_chunk(setup) * PIECE_BYTES
+    piece, chunk_bytes = pieces(setup), per_chunk(setup) * PIECE_BYTES
     sent, start_at = 0, trio.current_time()
     last, moved_at = 0, start_at
     while True:
@@ -189,12 +180,11 @@ class _Peer:
             self._news = trio.Event()
             await self._news.wait()
 
-    async def join(self) -> None:
+    async def join(self, setup: Setup) -> None:
         """Trade in the stream: say so, and once a second what we hold, which is nothing."""
         if self.role is Role.ORIGIN:
-            # With a head: without one nobody knows what there is to subscribe to.
-            head = _signed(Chunker(SIGNER, _epoch(), first_seq=0), bytes(PIECE_BYTES)).head
-            self._say(m.Join(STREAM, int(self.role), _epoch().raw, head.raw))
+            # With a head: it tells what there is to subscribe to, and the rate of the stream.
+            self._say(m.Join(STREAM, int(self.role), epoch().raw, first_head(setup).raw))
             hops, slots = 0, 1
         else:
             self._say(m.Join(STREAM, int(self.role), b"", b""))
@@ -247,51 +237,6 @@ async def _peer(nursery: trio.Nursery, engine: str, role: Role) -> _Peer:
 
 def _place(node: NodeId, carrier: QuicCarrier) -> dict[str, Any]:
     return {"peer": (node.hex(), carrier.address[1])}
-
-
-def _pieces(setup: Setup) -> Callable[[int], Parcel]:
-    """Pieces by number, chunk by chunk; the first of a chunk brings the head.
-
-    Each chunk is signed as it is asked for, unless nobody is going to look at it.
-    """
-    per_chunk = _per_chunk(setup)
-    chunker = Chunker(SIGNER, _epoch(), first_seq=2)  # The head of 0 is known: no fork.
-    data = random.Random(1).randbytes(per_chunk * PIECE_BYTES)  # noqa: S311  # Not a secret.
-    parcels: list[Parcel] = []
-
-    def piece(number: int) -> Parcel:
-        index = number % per_chunk
-        if not index and (setup.whole or not parcels):
-            signed = _signed(chunker, data)
-            raw = signed.head.raw
-            parcels[:] = [
-                Parcel(
-                    m.Piece(STREAM, signed.head.seq, 0, at, 0, raw if not at else b"",
-                            b"".join(one.proof)),
-                    one.data,
-                )
-                for at, one in enumerate(signed.pieces[0])
-            ]  # fmt: skip
-        return parcels[index]
-
-    return piece
-
-
-def _per_chunk(setup: Setup) -> int:
-    return max(1, round((setup.bits_per_s or 6e6) / 8 * CHUNK_S / PIECE_BYTES))
-
-
-def _signed(chunker: Chunker, data: bytes) -> Signed:
-    return chunker.sign(
-        {0: (bytes(INIT_HASH_BYTES), data)},
-        captured_ms=int(time() * 1000), pts=0, duration=TICKS_PER_S // 5, flags=heads.KEY,
-    )  # fmt: skip
-
-
-@cache
-def _epoch() -> Epoch:
-    now_ms = int(time() * 1000)
-    return certify(ROOT, 1, SIGNER.public, now_ms=now_ms, bitrate_max=2**32 - 1, title="bench")
 
 
 ROLES: dict[str, Callable[[Setup], Awaitable[None]]] = {
