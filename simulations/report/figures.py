@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from simulations.cells import Row
 
@@ -133,7 +134,10 @@ def overlay(row: Row) -> str:
 
     def draw(axes: Axes) -> None:
         axes.set_axis_off()
-        axes.set_aspect("equal")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.margins(0.16)  # Arcs bend out of the circle of hosts.
+        # As wide as the other figures, or the page would show its words larger.
+        axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, linewidth=0))
         hosts = drawn.get("hosts", [])
         places = _places(hosts, drawn.get("links", []))
         for parent, child, feeds in drawn.get("links", []):
