@@ -418,6 +418,7 @@ class Endpoint:
         if not link.dialled and link.up_at == inf:
             self._doorman.settled()
         self._doorman.leave(entry.address, inbound=not link.dialled)
+        link.dissolve()
 
     def _crash(self, link: Link) -> None:
         """An exception on behalf of one connection: log it, once, and end the connection."""

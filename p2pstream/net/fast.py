@@ -339,6 +339,7 @@ class FastEngine(Engine):
             number, len(packet), now, self._on_ack_delivery, (space, space.largest_received_packet)
         )
         space.sent_packets[number] = record
+        self._recovery.note_bare_ack(number, space)
         self._network_paths[0].bytes_sent += len(packet)
         return [(packet, len(packet), address)]
 

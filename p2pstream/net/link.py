@@ -298,6 +298,10 @@ class Link:
             self._engine.close(error_code=code, reason_phrase=(word or code.word)[:WORD_MAX])
             self._forget()
 
+    def dissolve(self) -> None:
+        """Nothing follows, not even a `flush`: free what the engine holds."""
+        self._engine.dissolve()
+
     # Incoming.
 
     def _take_events(self, now: float) -> list[Happening]:

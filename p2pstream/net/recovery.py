@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import compress, groupby, repeat, takewhile
 from operator import attrgetter, not_
@@ -26,6 +27,10 @@ BURST_RTT_DIVISOR = 8
 # A piece at once: aioquic lets only a quarter of a small window go, and the window of who streams
 # stays small. RFC 9002 7.7 would have 10 packets; 2 more spare a third of a live relay's trains.
 BURST_PACKETS = 12
+# Packets of nothing but an ACK are remembered until the peer has acknowledged a later packet, which
+# only happens if it wants to (S-08). 500 leave a second (`fast.ACK_DELAY_S`): enough for a round
+# trip of 2 s, with 0.5 MiB.
+BARE_ACKS_MAX = 1024
 
 _CONTENT, _SIZE = attrgetter("content"), attrgetter("sent_bytes")
 
@@ -34,6 +39,7 @@ class Recovery(LiveRecovery):
     """Tells when a datagram is lost that not every path carries. aioquic makes it (see `adopt`)."""
 
     on_long_loss: Callable[[], None]
+    _bare_acks: deque[int]
     never_sent: int = -1  # The number of a packet that we left out; see `Engine._leave_one_out`.
 
     def watch_order(self, acked: RangeSet, space: QuicPacketSpace) -> None:
@@ -42,6 +48,17 @@ class Recovery(LiveRecovery):
                 QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.ACK, "ACK of a packet never sent"
             )
         super().watch_order(acked, space)
+
+    def on_packet_sent(self, *, packet: QuicSentPacket, space: QuicPacketSpace) -> None:
+        super().on_packet_sent(packet=packet, space=space)
+        if not packet.is_ack_eliciting:
+            self.note_bare_ack(packet.packet_number, space)
+
+    def note_bare_ack(self, number: int, space: QuicPacketSpace) -> None:
+        """Forget the oldest packet of nothing but an ACK: later ones say what it said."""
+        if len(self._bare_acks) == BARE_ACKS_MAX:
+            space.sent_packets.pop(self._bare_acks[0], None)
+        self._bare_acks.append(number)
 
     def _on_packets_lost(self, *, packets: Iterable[QuicSentPacket], **rest: Any) -> None:
         packets = list(packets)
@@ -180,5 +197,6 @@ def adopt(
     """Make `loss`, which a connection of aioquic has made for itself, one of `kind`."""
     loss.__class__ = kind
     loss.on_long_loss = on_long_loss
+    loss._bare_acks = deque(maxlen=BARE_ACKS_MAX)
     loss._learn_order_anew()
     loss._pacer = Pacer(max_datagram_size=datagram_bytes)

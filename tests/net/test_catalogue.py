@@ -16,6 +16,7 @@ from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.tls import Epoch
 
 from p2pstream.net import engine as engines
+from p2pstream.net import recovery
 from p2pstream.net.engine import Engine
 from p2pstream.net.fast import FastEngine
 from tests.net.test_fast import carry, context, parcels, stream_frame
@@ -84,6 +85,23 @@ def test_s08_path_challenges_queue_only_so_far(engine: Kind) -> None:
     assert len(wire.server._network_paths[0].remote_challenges) <= MAX_REMOTE_CHALLENGES
     sent = parcels(5)
     assert carry(wire, sent) == sent
+
+
+@ENGINES
+def test_s08_a_peer_that_acknowledges_nothing_is_answered_and_not_remembered(
+    engine: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "BARE_ACKS_MAX", 50)
+    wire = Wire(Engine, engine)
+    wire.run(1)
+    for _ in range(500):
+        wire.now += 0.01
+        wire.client.send_ping(0)
+        wire.client._loss._cc.bytes_in_flight = 0
+        for data, _ in wire.client.datagrams_to_send(wire.now):
+            wire.server.receive_datagram(data, CLIENT, wire.now)
+        assert wire.server.datagrams_to_send(wire.now + 0.005)
+    assert len(wire.server._spaces[Epoch.ONE_RTT].sent_packets) < 100
 
 
 @ENGINES

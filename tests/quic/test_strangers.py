@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from ipaddress import ip_address
 from itertools import count
 
@@ -200,6 +202,25 @@ async def test_s01_proven_strangers_are_limited_too(net: Net) -> None:
     assert a.carrier.counters.endpoint.refused >= 10
     await trio.sleep(6)
     assert a.open == 0
+
+
+@in_virtual_time
+async def test_s01_what_is_over_is_freed_without_a_search_for_garbage(net: Net) -> None:
+    """Which comes seldom in a node, and later the more a stranger has left to be found."""
+    a, b = await net.pair()
+    net.transmit(STRANGER, a.carrier.address, initial(10))
+    await trio.sleep(0.5)
+    parts = [weakref.ref(link._engine._loss) for link in a.carrier._endpoint._links]
+    assert len(parts) == 2
+    gc.collect()
+    gc.disable()
+    try:
+        b.hang_up(a)
+        await trio.sleep(30)
+        assert a.open == 0
+        assert [part() for part in parts] == [None, None]
+    finally:
+        gc.enable()
 
 
 @in_virtual_time

@@ -29,6 +29,7 @@ from p2pstream.wire.codec import Message
 
 Engines = tuple[type[Engine], type[Engine]]
 LIVELOCK_PACKETS = 100_000  # At one instant: no test of ours comes near.
+BUSY_MAX = 1000  # Uplinks remembered, idle ones included: an attacker has any number of addresses.
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -149,6 +150,8 @@ class Net(trio.abc.SocketFactory):
         if (start - now) * self.rate > self.queue_bytes if self.rate < math.inf else False:
             return
         self._busy_until[source[0]] = start = start + len(data) / self.rate
+        if len(self._busy_until) > BUSY_MAX:
+            self._busy_until = {host: at for host, at in self._busy_until.items() if at > now}
         if self.cut(source[0], target[0]) or self._rng.random() < self.loss:
             return
         at = start + self.delay_s + self.jitter_s * self._rng.random()
