@@ -329,12 +329,10 @@ class PollutersAreOut(Checker):
         """Remember who sent what nobody made, and look whether it may do so again."""
         header: Any = parcel.header
         swarm = peer.swarm
-        if swarm is None or not isinstance(header, Piece) or sender not in swarm.partners:
+        if swarm is None or type(header) is not Piece or self._made(header, parcel.body):
             return
         missing = not swarm.window.have(header.seq, header.rendition) >> header.index & 1
-        pieces = self.sim.studio.sent.get((header.seq, header.rendition), ())
-        wrong = header.index >= len(pieces) or parcel.body != pieces[header.index]
-        if wrong and missing and header.seq in swarm.window:
+        if missing and sender in swarm.partners and header.seq in swarm.window:
             key = peer.number, peer.lives, sender
             self._look(peer, sender, self.first.setdefault(key, self.sim.world.now))
 
@@ -347,6 +345,10 @@ class PollutersAreOut(Checker):
         if told[0].passed:
             told = [Verdict(self.name, self.kind, True, f"{len(self.first)} wrong senders")]
         return told
+
+    def _made(self, header: Piece, body: bytes) -> bool:
+        pieces = self.sim.studio.sent.get((header.seq, header.rendition), ())
+        return header.index < len(pieces) and body == pieces[header.index]
 
     def _look(self, peer: Peer, sender: NodeId, since: float) -> None:
         """Now that it is a partner still, or again."""

@@ -254,8 +254,9 @@ class Carrier:
         """
         there = end.there.carrier
         acks = ACK_BYTES * ((packets + 1) // 2)
-        there.traffic.bytes_out += acks
-        there.traffic.acks_out += acks
+        theirs = there.traffic
+        theirs.bytes_out += acks
+        theirs.acks_out += acks
         there.up.push(acks, now=self.world.now)
         self.traffic.bytes_in += acks
         self.network.flying += wire
@@ -358,9 +359,10 @@ class Carrier:
                 self.world.at(now + HOLD_S[1], self._launch_parcel, end, parcel, size, since)
             return
         leaves = self.up.push(wire, now=now)
-        self.traffic.bytes_out += wire
-        self.traffic.parcels_out += 1
-        self.traffic.pieces_out += len(parcel.body)
+        traffic = self.traffic
+        traffic.bytes_out += wire
+        traffic.parcels_out += 1
+        traffic.pieces_out += len(parcel.body)
         arrives = leaves + self._way(end)
         if self.loses or end.there.carrier.loses:
             arrives += self._repair(end, packets, wire, tail=False)
@@ -476,15 +478,25 @@ class Carrier:
             return
         dialling = self.dials[node] = Dialling(now + DIAL_S)
         for nth, address in enumerate(list(dict.fromkeys(addresses))[:ADDRESSES_MAX]):
-            for after_s in FLIGHTS_S:
-                when = now + nth * STAGGER_S + after_s
-                if when < dialling.deadline:
-                    self.world.at(when, self._call, node, address, dialling)
+            self._plan_call(node, address, dialling, now + nth * STAGGER_S, 0)
         self.world.at(dialling.deadline, self._give_up, node, dialling)
 
-    def _call(self, node: NodeId, address: Address, dialling: Dialling) -> None:
+    def _plan_call(
+        self, node: NodeId, address: Address, dialling: Dialling, since: float, tries: int
+    ) -> None:
+        """since: when the first flight to this address left, or will."""
+        if tries < len(FLIGHTS_S) and since + FLIGHTS_S[tries] < dialling.deadline:
+            when = since + FLIGHTS_S[tries]
+            self.world.at(when, self._call, node, address, dialling, since, tries)
+
+    def _call(
+        self, node: NodeId, address: Address, dialling: Dialling, since: float, tries: int
+    ) -> None:
         """One first flight leaves."""
-        if dialling.done or not self.peer.alive or self.peer.frozen:
+        if dialling.done or not self.peer.alive:
+            return
+        self._plan_call(node, address, dialling, since, tries + 1)
+        if self.peer.frozen:
             return
         source = self.nat.out(address, now=self.world.now)
         self.traffic.handshakes_out += FLIGHT_BYTES

@@ -30,11 +30,15 @@ from simulations.fabric.host import Access, Peer
 
 @dataclass(slots=True)
 class Driver:
-    """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`)."""
+    """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`).
+
+    due: local time at which the core wants to be woken: nothing changes it but calls into the core.
+    """
 
     peer: Light
     core: Core
     perform: Callable[[Any], None]
+    due: float = inf
     alarm: float = inf  # World time of the alarm that counts.
     woken_at: float = -inf
     wakes: int = 0
@@ -57,10 +61,12 @@ class Driver:
             for effect in effects:
                 self.perform(effect)
         self.performing = False
-        # Plan the alarm.
-        due, nap = core.wake_at(), self.woken_at + NAP_S
+        self.due = core.wake_at()
+        self._plan()
+
+    def _plan(self) -> None:
+        due, nap, peer = self.due, self.woken_at + NAP_S, self.peer
         due = max(due, nap)
-        peer = self.peer
         if peer.clock.drift:
             due = peer.clock.world(due)
         if due < self.alarm:
@@ -76,10 +82,12 @@ class Driver:
         if peer.frozen:
             return
         now = peer.local()
-        if self.core.wake_at() <= now + 1e-9:
-            self.woken_at = now
-            self.wakes += 1
-            self.core.wake(now=now)
+        if self.due > now + 1e-9:  # It has been put off.
+            self._plan()
+            return
+        self.woken_at = now
+        self.wakes += 1
+        self.core.wake(now=now)
         self.poke()
 
 
@@ -91,14 +99,17 @@ class Light(Peer):
     _dht: Driver = field(init=False)
     _swarm: Driver | None = None
     _seen_as: deque[Address] = field(default_factory=lambda: deque(maxlen=SEEN_AS_MAX))
+    _address: Address | None = None  # What `_seen_as` says, until anything new is said.
     _up: dict[NodeId, LinkUp] = field(default_factory=dict)
 
     @property
     def address(self) -> Address:
         """Where others can reach us, as well as we know: what most peers say they see."""
-        if self._seen_as:
-            return Counter(self._seen_as).most_common(1)[0][0]
-        return self.carrier.nat.ip, self.carrier.nat.port
+        if not self._seen_as:
+            return self.carrier.nat.ip, self.carrier.nat.port
+        if self._address is None:
+            self._address = Counter(self._seen_as).most_common(1)[0][0]
+        return self._address
 
     @property
     def drivers(self) -> list[Driver]:
@@ -220,6 +231,7 @@ class Light(Peer):
         if type(happening) is LinkUp:
             self._up[sender] = happening
             self._seen_as.append(happening.seen_as)
+            self._address = None
         else:
             self._up.pop(sender, None)
         self._dht.tell(sender, happening, self.local())
@@ -238,17 +250,17 @@ class Light(Peer):
         self._dht.poke()
 
     def _perform_swarm(self, effect: Any) -> None:
-        match effect:
-            case Send():
-                if type(effect.message) is Parcel:
-                    self.watchers.parcel(self, effect)
-                self._say(effect)
-            case Dial() | Hangup():
-                self._perform(effect)
-            case Note():
-                self.notes.append(effect)
-            case _:
-                self.watchers.effect(self, effect)
+        kind = type(effect)
+        if kind is Send:
+            if type(effect.message) is Parcel:
+                self.watchers.parcel(self, effect)
+            self._say(effect)
+        elif kind is Dial or kind is Hangup:
+            self._perform(effect)
+        elif kind is Note:
+            self.notes.append(effect)
+        else:
+            self.watchers.effect(self, effect)
 
     def _say(self, effect: Send) -> None:
         if self.twist is not None:
