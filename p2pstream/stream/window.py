@@ -7,7 +7,8 @@ that fails raises before it is stored, so nothing unverified can be announced, p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.stream.chunk import Chunk, piece_size
@@ -18,8 +19,7 @@ HEADS_MAX = 64  # security/architecture.md 5.5: 13 s of chunks of 200 ms.
 BYTES_MAX = 64 * 1024 * 1024  # The same table.
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A verified piece, with what the next peer needs to verify it: its Merkle proof."""
 
     data: bytes
@@ -29,10 +29,11 @@ class Piece:
 class _Slot:
     """A head and, by rendition: its pieces by index, a bit mask of those, and one of the others."""
 
-    __slots__ = ("have", "head", "lack", "pieces")
+    __slots__ = ("bytes", "have", "head", "lack", "pieces")
 
     def __init__(self, head: Head) -> None:
         self.head = head
+        self.bytes = 0
         self.pieces: dict[int, dict[int, Piece]] = {part.rendition: {} for part in head.parts}
         self.have = {part.rendition: 0 for part in head.parts}
         self.lack = {part.rendition: (1 << part.pieces) - 1 for part in head.parts}
@@ -113,8 +114,10 @@ class Window:
         pieces[index] = Piece(data, proof)
         slot.have[rendition] |= 1 << index
         slot.lack[rendition] &= ~(1 << index)
+        slot.bytes += len(data)
         self.bytes += len(data)
-        self._evict()
+        if self.bytes > BYTES_MAX:
+            self._evict()
         return True
 
     def piece(self, seq: int, rendition: int, index: int) -> Piece | None:
@@ -130,7 +133,7 @@ class Window:
         """As `have`, for each seq from `base` to the newest."""
         slots = self._slots
         return [
-            slots[seq].have.get(rendition, 0) if seq in slots else 0
+            slot.have.get(rendition, 0) if (slot := slots.get(seq)) else 0
             for seq in range(base, self.newest + 1)
         ]
 
@@ -164,4 +167,4 @@ class Window:
     def _evict(self) -> None:
         while len(self._slots) > HEADS_MAX or self.bytes > BYTES_MAX:
             slot = self._slots.pop(min(self._slots))
-            self.bytes -= sum(len(p.data) for ps in slot.pieces.values() for p in ps.values())
+            self.bytes -= slot.bytes

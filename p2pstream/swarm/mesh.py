@@ -22,7 +22,7 @@ from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
 from p2pstream.swarm.partners import AHEAD_CHUNKS, PARTNERS_MAX, Partner
-from p2pstream.swarm.push import Children, Feed, Parents
+from p2pstream.swarm.push import Children, Feed, Parents, feeds_of
 from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
@@ -121,14 +121,9 @@ class Mesh:
         """Where we are in the mesh: by substream our hops, and the start of our parent's id."""
         if self.role is Role.ORIGIN:
             return bytes(SUBSTREAMS), (b"",) * SUBSTREAMS
-        hops, ids, parents = [NO_HOPS] * SUBSTREAMS, [b""] * SUBSTREAMS, self.parents.by_feed
-        for substream in range(SUBSTREAMS):
-            feed = rendition, substream
-            if feed in parents:
-                ids[substream] = parents[feed].short_id
-                if parents[feed].pieces and feed in self.depth:
-                    hops[substream] = self.depth[feed]
-        return bytes(hops), tuple(ids)
+        parents = [self.parents.by_feed.get(feed) for feed in feeds_of(rendition)]
+        ids = tuple(parent.short_id if parent else b"" for parent in parents)
+        return bytes(map(self.hops, feeds_of(rendition))), ids
 
     def deadline(self, seq: int) -> float:
         """When a viewer needs the chunk; `inf` for others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from random import Random
 
@@ -65,8 +66,8 @@ class Heard:
             self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
 
     def _trim(self) -> None:
-        while len(self.masks) > HEADS_MAX:
-            del self.masks[next(iter(self.masks))]
+        for seq in list(islice(self.masks, max(0, len(self.masks) - HEADS_MAX))):
+            del self.masks[seq]
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
+import msgspec
+
 from p2pstream.core import (
     Dial,
     Effect,
@@ -66,8 +68,7 @@ LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 # Effects besides those of core.py.
 
 
-@dataclass(frozen=True, slots=True)
-class Play:
+class Play(msgspec.Struct, frozen=True):
     """Hand this chunk to the player now; each once, in order."""
 
     chunk: Chunk

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 
+import msgspec
+
 from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role, substream_of
 
@@ -129,8 +131,7 @@ def feeds_of(rendition: int) -> tuple[Feed, ...]:
     return tuple((rendition, substream) for substream in range(SUBSTREAMS))
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """A partner as a possible parent for one feed.
 
     hops: how far it is from the broadcaster. behind: chunks it lags the newest known. already: how

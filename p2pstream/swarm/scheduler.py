@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
+import msgspec
+
 from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import Role
 
@@ -48,8 +50,7 @@ class Missing:
     asked: tuple[tuple[NodeId, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """A partner that may hold the piece.
 
     queue: pieces we already asked of it. unanswered: as in `Account`. told: it says so; otherwise

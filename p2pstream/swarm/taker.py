@@ -32,6 +32,7 @@ class Taker:
     _known_at: dict[int, float] = field(default_factory=dict)  # When we first heard of a seq.
     _pulled: set[PieceKey] = field(default_factory=set)  # What somebody was asked for, lately.
     _rtt_s: float = 0.0  # To the nearest partner.
+    _claims: bool = False  # Some partner may have claimed more than we can believe.
     _at_a_loss: bool = False  # The last plan found nobody to ask for something.
     _asked_head_at: float = -inf
     _asked_key: bool = False
@@ -52,6 +53,7 @@ class Taker:
         window, known = self.mesh.window, self._known_at
         if window.newest < 0:
             self.plan_at = min(self.plan_at, now + COALESCE_S)
+        self._claims |= told.base + len(told.masks) > self._believed() + 1
         if told.rendition not in self.mesh.renditions():
             return
         end = min(told.base + len(told.masks), self.mesh.horizon + 1)
@@ -120,6 +122,8 @@ class Taker:
 
     def _give_up(self, now: float) -> None:
         """Forget requests that nobody answered: the piece may be asked for again."""
+        if not self._pulled:
+            return
         for partner in self.mesh.partners.values():
             while partner.asked:
                 key, at = next(iter(partner.asked.items()))  # The oldest comes first.
@@ -152,18 +156,22 @@ class Taker:
 
         So it is when we joined before they had anything, and after a long outage.
         """
-        mesh = self.mesh
-        if now - self._asked_head_at <= ASK_HEAD_S:
+        mesh, least = self.mesh, self._believed()
+        if not self._claims or now - self._asked_head_at <= ASK_HEAD_S:
             return
-        least = mesh.horizon if mesh.window.newest >= 0 else -1
         edges = [
             (p.node, rendition, heard.edge)
             for p in mesh.partners.values()
             for rendition, heard in p.heard.items()
             if heard.edge > least
         ]
+        self._claims = bool(edges)
         if edges:
             self._ask_head(*mesh.rng.choice(edges), now)
+
+    def _believed(self) -> int:
+        """The last seq that a partner may claim to hold; -1: we know of none."""
+        return self.mesh.horizon if self.mesh.window.newest >= 0 else -1
 
     def _ask_head(self, peer: NodeId, rendition: int, seq: int, now: float) -> None:
         if now - self._asked_head_at > ASK_HEAD_S:
