@@ -19,6 +19,7 @@ from enum import Enum, auto
 from itertools import islice
 from math import inf
 
+from p2pstream.dht.messages import WireContact
 from p2pstream.dht.table import BUCKET_SIZE, Contact
 from p2pstream.identity import NodeId
 
@@ -70,6 +71,7 @@ class Lookup:
         deadline: float = inf,
     ) -> None:
         self.target = target
+        self._goal = int.from_bytes(target)
         self.started_at = now
         self.deadline = min(deadline, now + LOOKUP_S_MAX)
         self.queries = 0
@@ -77,7 +79,7 @@ class Lookup:
         self._k = k
         self._alpha = alpha
         self.patient = patient
-        self._candidates: dict[NodeId, Candidate] = {}
+        self._candidates: dict[bytes, Candidate] = {}  # By node.
         self._order: list[tuple[int, NodeId]] = []
         self._near: list[Candidate] | None = None  # The window, until anything changes.
         self._busy = 0  # How many are being asked.
@@ -90,13 +92,16 @@ class Lookup:
     def candidate(self, node: NodeId) -> Candidate | None:
         return self._candidates.get(node)
 
-    def vouch(self, node: bytes, *, source: NodeId) -> bool:
-        """Note that `source` told us of `node` too. False if nobody has yet: `add` it."""
-        candidate = self._candidates.get(node)  # type: ignore[call-overload]  # Equal as bytes.
-        if candidate is not None and candidate.hops:
-            candidate.sources.add(source)
-            self._near = None
-        return candidate is not None
+    def vouch(self, contacts: Iterable[WireContact], *, source: NodeId) -> list[WireContact]:
+        """Note that `source` told us of these too. Returns whom nobody has told of: `add` them."""
+        self._near, unheard = None, []
+        for contact in contacts:
+            candidate = self._candidates.get(contact.node)
+            if candidate is None:
+                unheard.append(contact)
+            elif candidate.hops:
+                candidate.sources.add(source)
+        return unheard
 
     def add(self, contacts: Iterable[Contact], *, source: NodeId | None = None) -> None:
         """Take note of contacts, told by `source` or (none) our own."""
@@ -166,7 +171,7 @@ class Lookup:
     def _new(self, contact: Contact, source: NodeId | None) -> Candidate:
         teller = self._candidates.get(source) if source is not None else None
         hops = 0 if source is None else 1 + (teller.hops if teller else 0)
-        candidate = Candidate(contact, self.target ^ contact.node, hops)
+        candidate = Candidate(contact, self._goal ^ int.from_bytes(contact.node), hops)
         self._candidates[contact.node] = candidate
         self._near = None
         insort(self._order, (candidate.distance, contact.node))
@@ -200,5 +205,5 @@ class Lookup:
         return not candidate.sources or any(map(self._trusted, candidate.sources))
 
     def _trusted(self, source: NodeId) -> bool:
-        misled = self._misled[source]
+        misled = self._misled.get(source, 0)
         return misled < MISLED_MAX or misled <= MISLED_RATIO * self._kept[source]

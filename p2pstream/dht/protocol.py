@@ -335,7 +335,7 @@ class Dht:
 
     def _on_link_up(self, peer: NodeId, link: LinkUp, *, now: float) -> None:
         self._queries.link_up(peer, link, now=now)
-        if self._queries.dialled:
+        if self._queries.ours:
             self._idle_at = min(self._idle_at, now + LINK_IDLE_S)
         contact = Contact(peer, self._queries.links[peer].address)
         known = self._table.entry(peer)
@@ -464,7 +464,7 @@ class Dht:
         now: float,
     ) -> None:
         task.lookup.answered(peer, answer.token)
-        unheard = [one for one in answer.contacts if not task.lookup.vouch(one.node, source=peer)]
+        unheard = task.lookup.vouch(answer.contacts, source=peer)
         contacts = filter(self._usable, map(WireContact.contact, unheard))
         task.lookup.add(map(self._best, contacts), source=peer)
         candidate = task.lookup.candidate(peer)
@@ -663,7 +663,7 @@ class Dht:
     def _keep_up(self, *, now: float) -> None:
         if now >= self._idle_at:
             self._queries.hang_up_idle(now=now)
-            self._idle_at = now + LINK_IDLE_S / 2 if self._queries.dialled else inf
+            self._idle_at = now + LINK_IDLE_S / 2 if self._queries.ours else inf
         if now >= self._candidates_at:
             self._meet_candidates(now=now)
         if now >= self._probe_at:

@@ -80,15 +80,19 @@ class End:
     dialled: bool
     delay_s: float
     up_at: float
+    far: Carrier = field(init=False)
     twin: End = field(init=False)
     up: bool = True
-    srtt_s: float = 0.0
+    srtt_s: float = field(init=False)
     window: int = WINDOW_START
     backlog: int = 0
     waiting: list[tuple[float, int, Parcel, int]] = field(default_factory=list)
     ordered_at: float = 0.0  # No control message arrives before this: the ones before it.
     held: deque[tuple[Message, int]] = field(default_factory=deque)
     holding: int = 0  # Probes into a blocked path so far.
+
+    def __post_init__(self) -> None:
+        self.far, self.srtt_s = self.there.carrier, 2 * self.delay_s
 
 
 @dataclass(slots=True)
@@ -242,7 +246,7 @@ class Carrier:
         packets = 1 + size // PACKET_PAYLOAD
         wire = size + packets * PACKET_OVERHEAD
         arrives = self._urgent(wire) + self._way(end)
-        if self.loses or end.there.carrier.loses:
+        if self.loses or end.far.loses:
             arrives += self._repair(end, packets, wire, tail=True)
         arrives = max(arrives, end.ordered_at)
         end.ordered_at = arrives
@@ -252,7 +256,7 @@ class Carrier:
         """On its way. The other end will acknowledge, which its uplink pays for; what is lost of
         acknowledgements is never repaired.
         """
-        there = end.there.carrier
+        there = end.far
         acks = ACK_BYTES * ((packets + 1) // 2)
         theirs = there.traffic
         theirs.bytes_out += acks
@@ -364,7 +368,7 @@ class Carrier:
         traffic.parcels_out += 1
         traffic.pieces_out += len(parcel.body)
         arrives = leaves + self._way(end)
-        if self.loses or end.there.carrier.loses:
+        if self.loses or end.far.loses:
             arrives += self._repair(end, packets, wire, tail=False)
         if end.window < wire:
             arrives += 2 * end.delay_s  # Slow start: the rest of it follows a round trip later.
@@ -377,7 +381,7 @@ class Carrier:
     def _way(self, end: End) -> float:
         network, up = self.network, self.up
         base_s = way_s = end.delay_s + network.extra_delay_s
-        jitter_s = self.jitter_s + end.there.carrier.jitter_s
+        jitter_s = self.jitter_s + end.far.jitter_s
         if jitter_s:
             way_s += jitter_s * self.rng.expovariate(1.0)
         sample_s = way_s + base_s
@@ -391,7 +395,7 @@ class Carrier:
 
     def _repair(self, end: End, packets: int, wire: int, *, tail: bool) -> float:
         """Seconds until the last lost packet has been sent again and has arrived."""
-        weather, theirs = self.weather, end.there.carrier.weather
+        weather, theirs = self.weather, end.far.weather
         lost = weather.lost(packets, self.rng) + theirs.lost(packets, self.rng)
         waited_s = 0.0
         each = wire // packets
@@ -425,7 +429,7 @@ class Carrier:
 
     def _dropped(self, end: End, message: Any, wire: int, tries: int) -> None:
         """Tail drop at our downlink: the sender finds out and sends it again."""
-        sender = end.there.carrier
+        sender = end.far
         self.network.lost += wire
         if tries >= TRIES_MAX or not end.up:
             self.network.flying -= wire
@@ -573,9 +577,9 @@ class Carrier:
         self.peer.deliver(caller.node, LinkUp(source, dialled=False, seen_as=address))
 
     def end(self, there: Light, address: Address, *, dialled: bool, delay_s: float) -> End:
-        end = End(self.peer, there, address, dialled, delay_s, self.world.now)
-        end.srtt_s = 2 * delay_s
-        self.links[there.node] = end
+        end = self.links[there.node] = End(
+            self.peer, there, address, dialled, delay_s, self.world.now
+        )
         return end
 
     def established(self, end: End, seen_as: Address) -> None:
@@ -620,7 +624,7 @@ class Carrier:
         self.network.flying += PACKET_OVERHEAD + len(reason)
         # The close travels after what was sent before it, but waits for no repair of it.
         arrives = leaves + end.delay_s + self.network.jammed_s(self.peer, end.there)
-        self.world.at(arrives, end.there.carrier.hung_up, end.twin, reason, guilty)
+        self.world.at(arrives, end.far.hung_up, end.twin, reason, guilty)
 
     def hung_up(self, end: End, reason: str, guilty: bool) -> None:
         """The other end has closed the link; when the path is blocked we find out later."""
@@ -655,7 +659,7 @@ class Carrier:
         """The host is gone without a word: the others' idle timers find out."""
         for end in list(self.links.values()):
             self._down(end)
-            self.world.at(self.world.now + IDLE_S, end.there.carrier.idle, end.twin)
+            self.world.at(self.world.now + IDLE_S, end.far.idle, end.twin)
         for dialling in self.dials.values():
             dialling.done = True
         self.dials.clear()
@@ -668,7 +672,7 @@ class Carrier:
                 self.nat.out(end.address, now=self.world.now)
             else:
                 self.world.at(self.world.now + IDLE_S, self.idle, end)
-                self.world.at(self.world.now + IDLE_S, end.there.carrier.idle, end.twin)
+                self.world.at(self.world.now + IDLE_S, end.far.idle, end.twin)
                 self.network.cut(self.peer, end.there)
 
     def idle_if_blocked(self) -> None:
