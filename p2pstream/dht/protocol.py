@@ -341,7 +341,7 @@ class Dht:
         known = self._table.entry(peer)
         if (known and known.contact == contact) or not self._believes(contact.address):
             return
-        if self._table.wants(contact) and not self._queries.busy_with(peer):
+        if self._table.lacks(contact) and not self._queries.busy_with(peer):
             self._candidates[peer] = contact
             if len(self._candidates) > CANDIDATES_MAX:
                 self._candidates.popitem(last=False)
@@ -366,7 +366,7 @@ class Dht:
                 self._candidates_at = now + CANDIDATES_GAP_S
                 return
             node, contact = self._candidates.popitem(last=False)
-            if node in self._queries.links and self._table.wants(contact):
+            if node in self._queries.links and self._table.lacks(contact):
                 self._ping(contact, now=now)
 
     # What others ask of us.
@@ -519,7 +519,9 @@ class Dht:
         """A look-up that starts with those we know nearest to `key`, and with leads at need."""
         self._lookups += 1
         self.counters.lookups += 1
-        k = self._config.replicas if goal is Goal.PROVIDE else self._config.k
+        k = {Goal.PROVIDE: self._config.replicas, Goal.REFRESH: self._config.k // 2}.get(
+            goal, self._config.k
+        )
         lookup = Lookup(NodeId(key), now=now, k=k, alpha=self._config.alpha, patient=patient)
         lookup.add(self._start(key))
         task = Task(self._lookups, goal, lookup)

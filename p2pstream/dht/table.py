@@ -196,6 +196,16 @@ class RoutingTable:
         near = [entry for entry in bucket or () if subnet_small(entry.contact.address[0]) == small]
         return len(near) < SUBNET_BUCKET_MAX and self._by_subnet[large] < SUBNET_TABLE_MAX
 
+    def lacks(self, contact: Contact) -> bool:
+        """Whether there is a place for `contact` itself, so that it is worth a question of its own.
+
+        Spares are found on the way: whoever answers in a look-up is one.
+        """
+        bucket = self._buckets.get(self.index(contact.node))
+        live = bucket.live if bucket else {}
+        full = len(live) >= BUCKET_SIZE and not any(old.doubtful for old in live.values())
+        return (not full or contact.node in live) and self.wants(contact)
+
     def closest(
         self, target: bytes, count: int = BUCKET_SIZE, *, doubtful: bool = False
     ) -> list[Contact]:

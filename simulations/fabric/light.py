@@ -306,8 +306,13 @@ class Light(Peer):
         if not self.frozen:
             self.dht.find(self.stream, now=self.local())
             self._dht.poke()
-        pause_s = FIND_S if self.swarm.partners else FIND_AGAIN_S
-        self.world.at(self.world.now + pause_s, self._find, life)
+        self.world.at(self.world.now + FIND_AGAIN_S, self._find_again, life)
+
+    def _find_again(self, life: int) -> None:
+        if self.alive and life == self.lives and self.swarm is not None and self.swarm.partners:
+            self.world.at(self.world.now + FIND_S - FIND_AGAIN_S, self._find, life)
+        else:
+            self._find(life)
 
     def _be_found(self, life: int, announced: Address | None) -> None:
         if not self.alive or life != self.lives or self.swarm is None or self.dht is None:

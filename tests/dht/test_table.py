@@ -230,3 +230,13 @@ def test_a_mapped_address_of_a_dual_stack_socket_is_plain_ipv4() -> None:
     assert plain(("::ffff:8.8.8.8", 4000)) == ("8.8.8.8", 4000)
     assert plain(("2a00::1", 4000)) == ("2a00::1", 4000)
     assert pack_host("8.8.8.8") == bytes([8, 8, 8, 8])
+
+
+def test_a_full_bucket_lacks_nobody_until_one_of_its_contacts_is_in_doubt() -> None:
+    table = full_table()
+    assert not table.lacks(contact(100)), "it would be a spare, which a look-up finds too"
+    assert table.lacks(contact(3)), "it may have moved"
+
+    table.silent(contact(5))
+
+    assert table.lacks(contact(100))
