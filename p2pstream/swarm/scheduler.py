@@ -10,7 +10,6 @@ below 2 % of bytes twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import inf
 from random import Random
 
@@ -32,8 +31,7 @@ GUESS_COST_S = 0.05  # For a holder that has not said so: a round trip to hear t
 UNANSWERED_COST_S = 0.3  # For each request left unanswered: after four the origin is asked first.
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """A piece that somebody holds and we do not.
 
     known_at: when we first heard of it. deadline: when its chunk is due. pushed: a parent is to
