@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from p2pstream.core import Parcel, Send
@@ -140,17 +141,19 @@ class Bounded(Checker):
                         self.complain(peer, f"{what}: {size} of at most {limit}")
 
 
+_ASKED, _LACKED = attrgetter("asked"), attrgetter("lacked")
+
+
 def _sizes(peer: Peer) -> list[tuple[str, int, int]]:
     """(what, how large, how large it may be)."""
     sizes = [("send queue, bytes", peer.carrier.backlog_max, QUEUE_BYTES_MAX)]
     swarm = peer.swarm
     if swarm is not None:
-        heads = sum(1 for _ in swarm.window)
-        held = max(
-            (len(h.masks) for p in swarm.partners.values() for h in p.heard.values()), default=0
-        )
-        asked = max((len(p.asked) for p in swarm.partners.values()), default=0)
-        lacked = max((len(p.lacked) for p in swarm.partners.values()), default=0)
+        heads = len(list(swarm.window))
+        partners = swarm.partners.values()
+        held = max((len(heard.masks) for p in partners for heard in p.heard.values()), default=0)
+        asked = max(map(len, map(_ASKED, partners)), default=0)
+        lacked = max(map(len, map(_LACKED, partners)), default=0)
         sizes += [
             ("window, bytes", swarm.window.bytes, BYTES_MAX),
             ("window, heads", heads, HEADS_MAX),

@@ -7,6 +7,7 @@ that fails raises before it is stored, so nothing unverified can be announced, p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 
 import msgspec
 
@@ -27,15 +28,14 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class _Slot:
-    """A head and, by rendition: its pieces by index, a bit mask of those, and one of the others."""
+    """A head and, by rendition: its pieces by index, and a bit mask of those that are not here."""
 
-    __slots__ = ("bytes", "have", "head", "lack", "pieces")
+    __slots__ = ("bytes", "head", "lack", "pieces")
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.bytes = 0
         self.pieces: dict[int, dict[int, Piece]] = {part.rendition: {} for part in head.parts}
-        self.have = {part.rendition: 0 for part in head.parts}
         self.lack = {part.rendition: (1 << part.pieces) - 1 for part in head.parts}
 
 
@@ -44,6 +44,7 @@ class Window:
 
     def __init__(self) -> None:
         self._slots: dict[int, _Slot] = {}
+        self._have: dict[int, dict[int, int]] = {}  # By rendition and seq: what is here, as bits.
         self.bytes = 0
         self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
         self._newest_key = -1
@@ -112,7 +113,8 @@ class Window:
         ):
             raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
         pieces[index] = Piece(data, proof)
-        slot.have[rendition] |= 1 << index
+        have = self._have.setdefault(rendition, {})
+        have[seq] = have.get(seq, 0) | 1 << index
         slot.lack[rendition] &= ~(1 << index)
         slot.bytes += len(data)
         self.bytes += len(data)
@@ -126,16 +128,13 @@ class Window:
 
     def have(self, seq: int, rendition: int) -> int:
         """The pieces we hold of a chunk, as a bit mask (bit i: piece i)."""
-        slot = self._slots.get(seq)
-        return slot.have.get(rendition, 0) if slot else 0
+        have = self._have.get(rendition)
+        return have.get(seq, 0) if have else 0
 
     def held(self, rendition: int, base: int) -> list[int]:
         """As `have`, for each seq from `base` to the newest."""
-        slots = self._slots
-        return [
-            slot.have.get(rendition, 0) if (slot := slots.get(seq)) else 0
-            for seq in range(base, self.newest + 1)
-        ]
+        seqs, have = range(base, self.newest + 1), self._have.get(rendition, {})
+        return list(map(have.get, seqs, repeat(0)))
 
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""
@@ -166,5 +165,7 @@ class Window:
 
     def _evict(self) -> None:
         while len(self._slots) > HEADS_MAX or self.bytes > BYTES_MAX:
-            slot = self._slots.pop(min(self._slots))
-            self.bytes -= slot.bytes
+            seq = min(self._slots)
+            self.bytes -= self._slots.pop(seq).bytes
+            for have in self._have.values():
+                have.pop(seq, None)

@@ -234,12 +234,12 @@ class Giver:
 
     def _first_change(self, since: int) -> int:
         """The lowest seq that has changed since so many changes; after the newest if none has."""
-        first = self.mesh.window.newest + 1
+        changed = [self.mesh.window.newest + 1]
         for seq, at in reversed(self._changed_at.items()):
             if at <= since:
                 break
-            first = min(first, seq)
-        return first
+            changed.append(seq)
+        return min(changed)
 
     def _next(self) -> Partner | None:
         """Who waits longest."""

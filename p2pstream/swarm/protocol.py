@@ -354,6 +354,7 @@ class Swarm:
 
     def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
         partner.learn_map(told, self.window.newest)
+        self.mesh.claimed = max(self.mesh.claimed, told.base + len(told.masks) - 1)
         self._parenting.seek(now=now)
         self._taker.note_map(told, now=now)
 

@@ -32,7 +32,6 @@ class Taker:
     _known_at: dict[int, float] = field(default_factory=dict)  # When we first heard of a seq.
     _pulled: set[PieceKey] = field(default_factory=set)  # What somebody was asked for, lately.
     _rtt_s: float = 0.0  # To the nearest partner.
-    _claims: bool = False  # Some partner may have claimed more than we can believe.
     _at_a_loss: bool = False  # The last plan found nobody to ask for something.
     _asked_head_at: float = -inf
     _asked_key: bool = False
@@ -53,12 +52,12 @@ class Taker:
         window, known = self.mesh.window, self._known_at
         if window.newest < 0:
             self.plan_at = min(self.plan_at, now + COALESCE_S)
-        self._claims |= told.base + len(told.masks) > self._believed() + 1
         if told.rendition not in self.mesh.renditions():
             return
         end = min(told.base + len(told.masks), self.mesh.horizon + 1)
-        for seq in range(max(told.base, window.oldest_allowed), end):
-            if (seq not in known or self._at_a_loss) and window.missing(seq, told.rendition):
+        seqs = range(max(told.base, window.oldest_allowed), end)
+        for seq in seqs if self._at_a_loss else [seq for seq in seqs if seq not in known]:
+            if window.missing(seq, told.rendition):
                 known.setdefault(seq, now)
                 self.plan_at = min(self.plan_at, now + COALESCE_S)
 
@@ -156,8 +155,9 @@ class Taker:
 
         So it is when we joined before they had anything, and after a long outage.
         """
-        mesh, least = self.mesh, self._believed()
-        if not self._claims or now - self._asked_head_at <= ASK_HEAD_S:
+        mesh = self.mesh
+        least = mesh.horizon if mesh.window.newest >= 0 else -1
+        if mesh.claimed <= least or now - self._asked_head_at <= ASK_HEAD_S:
             return
         edges = [
             (p.node, rendition, heard.edge)
@@ -165,13 +165,8 @@ class Taker:
             for rendition, heard in p.heard.items()
             if heard.edge > least
         ]
-        self._claims = bool(edges)
         if edges:
             self._ask_head(*mesh.rng.choice(edges), now)
-
-    def _believed(self) -> int:
-        """The last seq that a partner may claim to hold; -1: we know of none."""
-        return self.mesh.horizon if self.mesh.window.newest >= 0 else -1
 
     def _ask_head(self, peer: NodeId, rendition: int, seq: int, now: float) -> None:
         if now - self._asked_head_at > ASK_HEAD_S:

@@ -33,13 +33,15 @@ class Driver:
     """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`).
 
     due: local time at which the core wants to be woken: nothing changes it but calls into the core.
+    planned: local time of the alarm that counts; alarm: the same in world time.
     """
 
     peer: Light
     core: Core
     perform: Callable[[Any], None]
     due: float = inf
-    alarm: float = inf  # World time of the alarm that counts.
+    planned: float = inf
+    alarm: float = inf
     woken_at: float = -inf
     wakes: int = 0
     performing: bool = False
@@ -65,20 +67,20 @@ class Driver:
         self._plan()
 
     def _plan(self) -> None:
-        due, nap, peer = self.due, self.woken_at + NAP_S, self.peer
-        due = max(due, nap)
-        if peer.clock.drift:
-            due = peer.clock.world(due)
-        if due < self.alarm:
-            self.alarm = max(peer.world.now, due)
+        if self.due >= self.planned:
+            return
+        peer, due = self.peer, max(self.due, self.woken_at + NAP_S)
+        if due < self.planned:
+            self.planned = due
+            self.alarm = max(peer.world.now, peer.clock.world(due))
             peer.world.at(self.alarm, self.ring, self.alarm)
 
-    def ring(self, planned: float) -> None:
+    def ring(self, alarm: float) -> None:
         """The alarm. One that was replaced by an earlier one rings in vain."""
         peer = self.peer
-        if planned != self.alarm or not peer.alive:
+        if alarm != self.alarm or not peer.alive:
             return
-        self.alarm = inf
+        self.planned = self.alarm = inf
         if peer.frozen:
             return
         now = peer.local()
@@ -187,7 +189,7 @@ class Light(Peer):
         for driver in self.drivers:
             driver.woken_at = self.local()
             driver.core.wake(now=self.local())
-            driver.alarm = inf
+            driver.planned = driver.alarm = inf
             driver.poke()
         self.carrier.read_inbox()
 
