@@ -160,7 +160,7 @@ class RoutingTable:
         self._move_out(contact)
         if not self.wants(contact):
             return None
-        bucket = self._buckets.setdefault(self.index(contact.node), Bucket())
+        bucket = self._bucket(self.index(contact.node))
         self._uncount(bucket.remove(contact.node) if contact.node not in bucket.live else [])
         known = bucket.live.get(contact.node)
         entry = Entry(contact, int.from_bytes(contact.node), now, rtt_s)
@@ -226,6 +226,11 @@ class RoutingTable:
         """The contact not heard of for longest, doubtful ones aside."""
         able = [entry for entry in self if not entry.doubtful]
         return min(able, key=lambda entry: entry.heard_at, default=None)
+
+    def _bucket(self, index: int) -> Bucket:
+        if index not in self._buckets:
+            self._buckets[index] = Bucket()
+        return self._buckets[index]
 
     def _move_out(self, contact: Contact) -> None:
         # Two nodes cannot share a socket: whoever answers at an address has replaced the node

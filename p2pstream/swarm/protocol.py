@@ -608,4 +608,4 @@ class Swarm:
 def _cut(proof: bytes) -> tuple[bytes, ...]:
     if len(proof) % HASH_BYTES:
         raise BadMessage("a Merkle proof of broken hashes")
-    return tuple(proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES))
+    return tuple([proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES)])

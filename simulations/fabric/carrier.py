@@ -458,14 +458,14 @@ class Carrier:
             return
         kind = tr.PARCEL if type(message) is Parcel else tr.DELIVER
         self.world.trace.add(self.world.now, kind, peer.number, end.there.number, wire)
-        peer.deliver(end.there.node, message)
+        peer.hear(end.there.node, message)
 
     def read_inbox(self) -> None:
         """The process goes on: what its socket kept for it."""
         inbox, self.inbox, self.inbox_bytes = self.inbox, deque(), 0
         for end, message, _ in inbox:
             if end.up:
-                self.peer.deliver(end.there.node, message)
+                self.peer.hear(end.there.node, message)
         if self._ring:
             self._serve_later()
 
@@ -574,7 +574,7 @@ class Carrier:
         self.world.trace.add(self.world.now, tr.LINK_UP, self.peer.number, caller.number)
         # Planned first, so that nothing we say now reaches the caller before its own `LinkUp`.
         self.world.at(self.world.now + delay_s, theirs.established, there, source)
-        self.peer.deliver(caller.node, LinkUp(source, dialled=False, seen_as=address))
+        self.peer.on_link(caller.node, LinkUp(source, dialled=False, seen_as=address))
 
     def end(self, there: Light, address: Address, *, dialled: bool, delay_s: float) -> End:
         end = self.links[there.node] = End(
@@ -584,7 +584,7 @@ class Carrier:
 
     def established(self, end: End, seen_as: Address) -> None:
         if end.up and self.peer.alive:
-            self.peer.deliver(end.there.node, LinkUp(end.address, dialled=True, seen_as=seen_as))
+            self.peer.on_link(end.there.node, LinkUp(end.address, dialled=True, seen_as=seen_as))
 
     def refused(self, node: NodeId, reason: str) -> None:
         if self.dials.pop(node, None) is not None:
@@ -603,7 +603,7 @@ class Carrier:
     def _fail_dial(self, node: NodeId, reason: str) -> None:
         self.traffic.dials_failed += 1
         if self.peer.alive and node not in self.links:
-            self.peer.deliver(node, LinkDown(reason))
+            self.peer.on_link(node, LinkDown(reason))
 
     # Ending.
 
@@ -619,7 +619,7 @@ class Carrier:
         if end is None:
             return
         self._down(end)
-        self.world.at(self.world.now, self.peer.deliver, node, LinkDown(reason))
+        self.world.at(self.world.now, self.peer.on_link, node, LinkDown(reason))
         leaves = self._urgent(PACKET_OVERHEAD + len(reason))
         self.network.flying += PACKET_OVERHEAD + len(reason)
         # The close travels after what was sent before it, but waits for no repair of it.
@@ -637,7 +637,7 @@ class Carrier:
         self.traffic.bytes_in += size
         if end.up:
             self._down(end)
-            self.peer.deliver(end.there.node, LinkDown("banned" if guilty else reason))
+            self.peer.on_link(end.there.node, LinkDown("banned" if guilty else reason))
 
     def idle(self, end: End) -> None:
         """Nothing was heard for the idle timeout."""
@@ -645,7 +645,7 @@ class Carrier:
             self._down(end)
             self.traffic.timed_out += 1
             if self.peer.alive:
-                self.peer.deliver(end.there.node, LinkDown("idle_timeout"))
+                self.peer.on_link(end.there.node, LinkDown("idle_timeout"))
 
     def _down(self, end: End) -> None:
         end.up = False

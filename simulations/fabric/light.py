@@ -195,33 +195,24 @@ class Light(Peer):
 
     # What happens.
 
-    def deliver(self, sender: NodeId, happening: Any) -> None:
+    def hear(self, sender: NodeId, message: Any) -> None:
         """As `Node._deliver`, with what the carrier does about guilty peers."""
-        if not self.alive:
-            return
-        try:
-            if type(happening) is LinkUp or type(happening) is LinkDown:
-                self._on_link(sender, happening)
-            else:
-                self._hear(sender, happening)
-        except PeerError as error:
-            guilty = isinstance(error, Misbehaviour)
-            self.convict(sender, str(error))
-            self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
-
-    def _hear(self, sender: NodeId, message: Any) -> None:
         header = message
         if type(message) is Parcel:
             header = message.header
             self.watchers.arrived(self, sender, message)
         stream = getattr(header, "stream", None)
-        if stream is None:
-            self._dht.tell(sender, message, self.local())
-            return
         if self._swarm is None and type(message) is m.Join:
-            self._on_first_join(sender, stream)
-        if self._swarm is not None and stream == self.stream:
-            self._swarm.tell(sender, message, self.local())
+            self._on_first_join(sender, message.stream)
+        try:
+            if stream is None:
+                self._dht.tell(sender, message, self.local())
+            elif self._swarm is not None and stream == self.stream:
+                self._swarm.tell(sender, message, self.local())
+        except PeerError as error:
+            guilty = isinstance(error, Misbehaviour)
+            self.convict(sender, str(error))
+            self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
 
     def _on_first_join(self, sender: NodeId, stream: bytes) -> None:
         if self.role is m.Role.SEED and stream == self.stream:
@@ -229,7 +220,10 @@ class Light(Peer):
         else:
             self.carrier.perform(Send(sender, m.Leave(stream, "unknown")))
 
-    def _on_link(self, sender: NodeId, happening: LinkUp | LinkDown) -> None:
+    def on_link(self, sender: NodeId, happening: LinkUp | LinkDown) -> None:
+        """A link stands, or is gone."""
+        if not self.alive:
+            return
         if type(happening) is LinkUp:
             self._up[sender] = happening
             self._seen_as.append(happening.seen_as)
