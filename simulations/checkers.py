@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from p2pstream.core import Parcel, Send
@@ -94,8 +95,7 @@ class OnlyVerified(Checker):
     def effect(self, peer: Peer, effect: Any) -> None:
         if isinstance(effect, Play):
             chunk = effect.chunk
-            pieces = self.sim.studio.sent.get((chunk.seq, chunk.rendition))
-            if pieces is None or chunk.data != b"".join(pieces):
+            if chunk.data != self.sim.studio.whole.get((chunk.seq, chunk.rendition)):
                 self.complain(peer, f"played other bytes for seq {chunk.seq}")
 
     def parcel(self, peer: Peer, send: Send) -> None:
@@ -141,17 +141,19 @@ class Bounded(Checker):
                         self.complain(peer, f"{what}: {size} of at most {limit}")
 
 
+_ASKED, _LACKED = attrgetter("asked"), attrgetter("lacked")
+
+
 def _sizes(peer: Peer) -> list[tuple[str, int, int]]:
     """(what, how large, how large it may be)."""
     sizes = [("send queue, bytes", peer.carrier.backlog_max, QUEUE_BYTES_MAX)]
     swarm = peer.swarm
     if swarm is not None:
-        heads = sum(1 for _ in swarm.window)
-        held = max(
-            (len(h.masks) for p in swarm.partners.values() for h in p.heard.values()), default=0
-        )
-        asked = max((len(p.asked) for p in swarm.partners.values()), default=0)
-        lacked = max((len(p.lacked) for p in swarm.partners.values()), default=0)
+        heads = len(list(swarm.window))
+        partners = swarm.partners.values()
+        held = max((len(heard.masks) for p in partners for heard in p.heard.values()), default=0)
+        asked = max(map(len, map(_ASKED, partners)), default=0)
+        lacked = max(map(len, map(_LACKED, partners)), default=0)
         sizes += [
             ("window, bytes", swarm.window.bytes, BYTES_MAX),
             ("window, heads", heads, HEADS_MAX),
@@ -329,12 +331,10 @@ class PollutersAreOut(Checker):
         """Remember who sent what nobody made, and look whether it may do so again."""
         header: Any = parcel.header
         swarm = peer.swarm
-        if swarm is None or not isinstance(header, Piece) or sender not in swarm.partners:
+        if swarm is None or type(header) is not Piece or self._made(header, parcel.body):
             return
         missing = not swarm.window.have(header.seq, header.rendition) >> header.index & 1
-        pieces = self.sim.studio.sent.get((header.seq, header.rendition), ())
-        wrong = header.index >= len(pieces) or parcel.body != pieces[header.index]
-        if wrong and missing and header.seq in swarm.window:
+        if missing and sender in swarm.partners and header.seq in swarm.window:
             key = peer.number, peer.lives, sender
             self._look(peer, sender, self.first.setdefault(key, self.sim.world.now))
 
@@ -347,6 +347,10 @@ class PollutersAreOut(Checker):
         if told[0].passed:
             told = [Verdict(self.name, self.kind, True, f"{len(self.first)} wrong senders")]
         return told
+
+    def _made(self, header: Piece, body: bytes) -> bool:
+        pieces = self.sim.studio.sent.get((header.seq, header.rendition), ())
+        return header.index < len(pieces) and body == pieces[header.index]
 
     def _look(self, peer: Peer, sender: NodeId, since: float) -> None:
         """Now that it is a partner still, or again."""

@@ -111,7 +111,7 @@ class Faults:
             return
         if not keep_identity:
             peer.key = NodeKey(secret(self.world.seed, peer.name, "key", peer.lives))
-            peer.node_id = peer.key.node_id
+            peer.node = peer.key.node_id
         self.sim.start(peer)
 
     def _take_over(self, peer: Peer) -> None:

@@ -75,9 +75,8 @@ class Simulation:
         self.checkers = all_checkers() if checkers is None else checkers
         self.metrics = Metrics(self)
         watchers = Watchers(
-            self.metrics.started, self._on_effect, self._on_parcel, self._on_arrived,
-            self._on_convicted,
-        )  # fmt: skip
+            started=self.metrics.started, effect=self._on_effect, convicted=self._on_convicted
+        )
         self.population = Population(
             self.world, self.network, self.studio.stream, watchers, self._make_swarm, self.kind,
             {group.name: group for group in scenario.groups},
@@ -89,8 +88,8 @@ class Simulation:
             checker.begin(self)
         # By what they watch: most checkers watch one thing.
         self._hear_effect = self._overriding("effect")
-        self._hear_parcel = self._overriding("parcel")
-        self._hear_arrived = self._overriding("arrived")
+        watchers.parcel = _all_of(self._overriding("parcel"))
+        watchers.arrived = _all_of(self._overriding("arrived"))
         self.world.at(1.0, self._each_second)
 
     @property
@@ -221,14 +220,6 @@ class Simulation:
         for hear in self._hear_effect:
             hear(peer, effect)
 
-    def _on_parcel(self, peer: Peer, send: Any) -> None:
-        for hear in self._hear_parcel:
-            hear(peer, send)
-
-    def _on_arrived(self, peer: Peer, sender: NodeId, parcel: Any) -> None:
-        for hear in self._hear_arrived:
-            hear(peer, sender, parcel)
-
     def _overriding(self, name: str) -> list[Callable[..., None]]:
         """The methods of that name that do something."""
         own = [c for c in self.checkers if getattr(type(c), name) is not getattr(Checker, name)]
@@ -249,3 +240,15 @@ class Simulation:
 
     def trace_play(self, peer: Peer, seq: int) -> None:
         self.world.trace.add(self.world.now, tr.PLAY, peer.number, 0, seq)
+
+
+def _all_of(hearers: list[Callable[..., None]]) -> Callable[..., None]:
+    """One function that calls all of them: for each piece, so one alone is called directly."""
+    if len(hearers) == 1:
+        return hearers[0]
+
+    def tell(*args: Any) -> None:
+        for hear in hearers:
+            hear(*args)
+
+    return tell

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections import OrderedDict
 from collections.abc import Hashable
+from functools import lru_cache, partial
 
 from p2pstream.identity import NodeId
 
@@ -52,7 +53,7 @@ class Tokens:
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._secret_of = lru_cache(2)(partial(_derive, secret))
 
     def make(self, host: str, key: bytes, node: NodeId, *, now: float) -> bytes:
         return self._token(_window(now), host, key, node)
@@ -64,9 +65,13 @@ class Tokens:
         return hmac.compare_digest(token, newer) | hmac.compare_digest(token, older)
 
     def _token(self, window: int, host: str, key: bytes, node: NodeId) -> bytes:
-        label = b"p2pstream write token v1" + window.to_bytes(8, signed=True)
-        secret = hmac.digest(self._secret, label, "sha256")
-        return hmac.digest(secret, host.encode() + b"\0" + key + node, "sha256")[:TOKEN_BYTES]
+        label = host.encode() + b"\0" + key + node
+        return hmac.digest(self._secret_of(window), label, "sha256")[:TOKEN_BYTES]
+
+
+def _derive(secret: bytes, window: int) -> bytes:
+    label = b"p2pstream write token v1" + window.to_bytes(8, signed=True)
+    return hmac.digest(secret, label, "sha256")
 
 
 def _window(now: float) -> int:

@@ -16,8 +16,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import islice
 from math import inf
 
+from p2pstream.dht.messages import WireContact
 from p2pstream.dht.table import BUCKET_SIZE, Contact
 from p2pstream.identity import NodeId
 
@@ -69,6 +71,7 @@ class Lookup:
         deadline: float = inf,
     ) -> None:
         self.target = target
+        self._goal = int.from_bytes(target)
         self.started_at = now
         self.deadline = min(deadline, now + LOOKUP_S_MAX)
         self.queries = 0
@@ -76,8 +79,10 @@ class Lookup:
         self._k = k
         self._alpha = alpha
         self.patient = patient
-        self._candidates: dict[NodeId, Candidate] = {}
+        self._candidates: dict[bytes, Candidate] = {}  # By node.
         self._order: list[tuple[int, NodeId]] = []
+        self._near: list[Candidate] | None = None  # The window, until anything changes.
+        self._busy = 0  # How many are being asked.
         self._misled: Counter[NodeId] = Counter()
         self._kept: Counter[NodeId] = Counter()
 
@@ -87,12 +92,16 @@ class Lookup:
     def candidate(self, node: NodeId) -> Candidate | None:
         return self._candidates.get(node)
 
-    def vouch(self, node: bytes, *, source: NodeId) -> bool:
-        """Note that `source` told us of `node` too. False if nobody has yet: `add` it."""
-        candidate = self._candidates.get(NodeId(node))
-        if candidate is not None and candidate.hops:
-            candidate.sources.add(source)
-        return candidate is not None
+    def vouch(self, contacts: Iterable[WireContact], *, source: NodeId) -> list[WireContact]:
+        """Note that `source` told us of these too. Returns whom nobody has told of: `add` them."""
+        self._near, unheard = None, []
+        for contact in contacts:
+            candidate = self._candidates.get(contact.node)
+            if candidate is None:
+                unheard.append(contact)
+            elif candidate.hops:
+                candidate.sources.add(source)
+        return unheard
 
     def add(self, contacts: Iterable[Contact], *, source: NodeId | None = None) -> None:
         """Take note of contacts, told by `source` or (none) our own."""
@@ -100,18 +109,20 @@ class Lookup:
             candidate = self._candidates.get(contact.node) or self._new(contact, source)
             if source is not None and candidate.hops:
                 candidate.sources.add(source)
+                self._near = None
         while len(self._order) > CANDIDATES_MAX:
             _, node = self._order.pop()
-            del self._candidates[node]
+            self._turn(self._candidates.pop(node), State.FAILED)
 
     def next(self) -> list[Contact]:
         """Whom to ask now. They count as asked from here on."""
         width = self._alpha if self.answers else max(self._alpha, ALPHA_START)
-        busy = sum(candidate.state is State.ASKED for candidate in self._candidates.values())
-        able = min(width - busy, QUERIES_MAX - self.queries)
-        chosen = [one for one in self._window() if one.state is State.KNOWN][: max(0, able)]
+        able = min(width - self._busy, QUERIES_MAX - self.queries)
+        if able <= 0:
+            return []
+        chosen = [one for one in self._window() if one.state is State.KNOWN][:able]
         for candidate in chosen:
-            candidate.state = State.ASKED
+            self._turn(candidate, State.ASKED)
         self.queries += len(chosen)
         return [candidate.contact for candidate in chosen]
 
@@ -122,14 +133,15 @@ class Lookup:
         if candidate.state is State.SLOW:
             self._misled.subtract(candidate.sources)
         self._kept.update(candidate.sources)
-        candidate.state, candidate.token = State.ANSWERED, token
+        self._turn(candidate, State.ANSWERED)
+        candidate.token = token
         self.answers += 1
 
     def slow(self, node: NodeId) -> None:
         """`node` is late: do not wait for it."""
         candidate = self._candidates.get(node)
         if candidate is not None and candidate.state is State.ASKED:
-            candidate.state = State.SLOW
+            self._turn(candidate, State.SLOW)
             self._misled.update(candidate.sources)
 
     def failed(self, node: NodeId) -> None:
@@ -137,7 +149,7 @@ class Lookup:
         self.slow(node)
         candidate = self._candidates.get(node)
         if candidate is not None:
-            candidate.state = State.FAILED
+            self._turn(candidate, State.FAILED)
 
     def over(self, *, now: float) -> bool:
         """Whether there is nothing left to ask or to wait for."""
@@ -145,10 +157,9 @@ class Lookup:
             return True
         if not self._candidates:
             return False  # Whom to ask may turn up yet.
-        window = list(self._window())
-        if any(candidate.state is State.ASKED for candidate in window):
-            return False
-        if self.queries < QUERIES_MAX and any(one.state is State.KNOWN for one in window):
+        window = self._window()
+        states = [candidate.state for candidate in window]
+        if State.ASKED in states or (State.KNOWN in states and self.queries < QUERIES_MAX):
             return False
         return not (self.patient and self._late(window))
 
@@ -160,25 +171,30 @@ class Lookup:
     def _new(self, contact: Contact, source: NodeId | None) -> Candidate:
         teller = self._candidates.get(source) if source is not None else None
         hops = 0 if source is None else 1 + (teller.hops if teller else 0)
-        candidate = Candidate(contact, self.target ^ contact.node, hops)
+        candidate = Candidate(contact, self._goal ^ int.from_bytes(contact.node), hops)
         self._candidates[contact.node] = candidate
+        self._near = None
         insort(self._order, (candidate.distance, contact.node))
         return candidate
 
-    def _window(self) -> Iterator[Candidate]:
+    def _turn(self, candidate: Candidate, state: State) -> None:
+        self._busy += (state is State.ASKED) - (candidate.state is State.ASKED)
+        candidate.state, self._near = state, None
+
+    def _window(self) -> list[Candidate]:
         """The `k` nearest that have answered, are being asked, or are worth asking."""
-        left = self._k
+        if self._near is None:
+            self._near = list(islice(self._worthy(), self._k))
+        return self._near
+
+    def _worthy(self) -> Iterator[Candidate]:
         for _, node in self._order:
             candidate = self._candidates[node]
             state = candidate.state
             if state is State.FAILED or state is State.SLOW:
                 continue
-            if state is State.KNOWN and not self._credible(candidate):
-                continue
-            yield candidate
-            left -= 1
-            if not left:
-                return
+            if state is not State.KNOWN or self._credible(candidate):
+                yield candidate
 
     def _late(self, window: list[Candidate]) -> bool:
         reach = window[-1].distance if len(window) == self._k else inf
@@ -189,5 +205,5 @@ class Lookup:
         return not candidate.sources or any(map(self._trusted, candidate.sources))
 
     def _trusted(self, source: NodeId) -> bool:
-        misled = self._misled[source]
+        misled = self._misled.get(source, 0)
         return misled < MISLED_MAX or misled <= MISLED_RATIO * self._kept[source]

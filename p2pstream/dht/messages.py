@@ -7,6 +7,7 @@ stay within 1200 bytes, so that one fits into a datagram and nobody is buried un
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -19,6 +20,7 @@ from p2pstream.identity import NodeId
 from p2pstream.wire.codec import U8, U16, U32, Digest, Message
 
 ANSWER_BYTES_MAX = 1200  # security/architecture.md 5.4: responses.
+CONTACTS_CACHED = 1024  # Packed contacts kept: a table's worth is told again and again. 0.5 MiB.
 CONTACTS_MAX = 16  # The same place: contacts in one answer.
 RECORDS_MAX = 20  # The same place: providers in one answer.
 RECORD_BYTES_MAX = 1000  # The same place: one record.
@@ -58,10 +60,11 @@ class WireContact(msgspec.Struct, frozen=True, array_like=True):
         if len(self.host) not in {4, 16}:
             raise ValueError("a host has 4 or 16 bytes")
 
-    @classmethod
-    def of(cls, contact: Contact) -> WireContact:
+    @staticmethod
+    @lru_cache(CONTACTS_CACHED)
+    def of(contact: Contact) -> WireContact:
         host, port = contact.address
-        return cls(bytes(contact.node), pack_host(host), port)
+        return WireContact(bytes(contact.node), pack_host(host), port)
 
     def contact(self) -> Contact:
         return Contact(NodeId(self.node), (unpack_host(self.host), self.port))

@@ -335,13 +335,13 @@ class Dht:
 
     def _on_link_up(self, peer: NodeId, link: LinkUp, *, now: float) -> None:
         self._queries.link_up(peer, link, now=now)
-        if self._queries.dialled:
+        if self._queries.ours:
             self._idle_at = min(self._idle_at, now + LINK_IDLE_S)
         contact = Contact(peer, self._queries.links[peer].address)
         known = self._table.entry(peer)
         if (known and known.contact == contact) or not self._believes(contact.address):
             return
-        if self._table.wants(contact) and not self._queries.busy_with(peer):
+        if self._table.lacks(contact) and not self._queries.busy_with(peer):
             self._candidates[peer] = contact
             if len(self._candidates) > CANDIDATES_MAX:
                 self._candidates.popitem(last=False)
@@ -366,7 +366,7 @@ class Dht:
                 self._candidates_at = now + CANDIDATES_GAP_S
                 return
             node, contact = self._candidates.popitem(last=False)
-            if node in self._queries.links and self._table.wants(contact):
+            if node in self._queries.links and self._table.lacks(contact):
                 self._ping(contact, now=now)
 
     # What others ask of us.
@@ -464,7 +464,7 @@ class Dht:
         now: float,
     ) -> None:
         task.lookup.answered(peer, answer.token)
-        unheard = [one for one in answer.contacts if not task.lookup.vouch(one.node, source=peer)]
+        unheard = task.lookup.vouch(answer.contacts, source=peer)
         contacts = filter(self._usable, map(WireContact.contact, unheard))
         task.lookup.add(map(self._best, contacts), source=peer)
         candidate = task.lookup.candidate(peer)
@@ -519,7 +519,9 @@ class Dht:
         """A look-up that starts with those we know nearest to `key`, and with leads at need."""
         self._lookups += 1
         self.counters.lookups += 1
-        k = self._config.replicas if goal is Goal.PROVIDE else self._config.k
+        k = {Goal.PROVIDE: self._config.replicas, Goal.REFRESH: self._config.k // 2}.get(
+            goal, self._config.k
+        )
         lookup = Lookup(NodeId(key), now=now, k=k, alpha=self._config.alpha, patient=patient)
         lookup.add(self._start(key))
         task = Task(self._lookups, goal, lookup)
@@ -663,7 +665,7 @@ class Dht:
     def _keep_up(self, *, now: float) -> None:
         if now >= self._idle_at:
             self._queries.hang_up_idle(now=now)
-            self._idle_at = now + LINK_IDLE_S / 2 if self._queries.dialled else inf
+            self._idle_at = now + LINK_IDLE_S / 2 if self._queries.ours else inf
         if now >= self._candidates_at:
             self._meet_candidates(now=now)
         if now >= self._probe_at:

@@ -61,10 +61,9 @@ class Asking:
 
 @dataclass(slots=True)
 class Link:
-    """A connection that stands. ours: we dialled it, for a query."""
+    """A connection that stands."""
 
     address: Address
-    ours: bool
     used_at: float
 
 
@@ -99,6 +98,7 @@ class Queries:
         self._asking: dict[int, Asking] = {}
         self._dialling: set[NodeId] = set()
         self.links: dict[NodeId, Link] = {}  # As many as the node has; it bounds them.
+        self.ours: dict[NodeId, Link] = {}  # Of these: those that we dialled, for a query.
         self._answer = Patience()  # Of those we have a link to.
         self._dial = Patience()  # With a handshake before it.
 
@@ -109,11 +109,6 @@ class Queries:
     def room(self) -> int:
         """How many more queries may be asked now."""
         return ASKING_MAX - len(self._asking)
-
-    @property
-    def dialled(self) -> list[NodeId]:
-        """Whom we have a link of our own making to."""
-        return [node for node, link in self.links.items() if link.ours]
 
     def busy_with(self, node: NodeId) -> bool:
         return any(asking.node == node for asking in self._asking.values())
@@ -179,9 +174,11 @@ class Queries:
 
     def link_up(self, peer: NodeId, happening: LinkUp, *, now: float) -> None:
         """Send what waits for this link."""
-        ours = happening.dialled and peer in self._dialling
+        self.ours.pop(peer, None)
+        link = self.links[peer] = Link(plain(happening.address), now)
+        if happening.dialled and peer in self._dialling:
+            self.ours[peer] = link
         self._dialling.discard(peer)
-        self.links[peer] = Link(plain(happening.address), ours, now)
         for asking in self._asking.values():
             if asking.node == peer and asking.sent_at is None:
                 self._send(asking, now=now)
@@ -190,6 +187,7 @@ class Queries:
     def link_down(self, peer: NodeId) -> list[Asking]:
         """Give up what was asked over this link, or waits for it."""
         self.links.pop(peer, None)
+        self.ours.pop(peer, None)
         self._dialling.discard(peer)
         lost = [asking for asking in self._asking.values() if asking.node == peer]
         for asking in lost:
@@ -199,8 +197,8 @@ class Queries:
     def hang_up_idle(self, *, now: float) -> None:
         """Give back links of our own making that nothing has used for `LINK_IDLE_S`."""
         busy = {asking.node for asking in self._asking.values()}
-        for node, link in list(self.links.items()):
-            if link.ours and node not in busy and now >= link.used_at + LINK_IDLE_S:
+        for node, link in list(self.ours.items()):
+            if node not in busy and now >= link.used_at + LINK_IDLE_S:
                 self._hang_up(node)
 
     def wake_at(self) -> float:
@@ -215,14 +213,14 @@ class Queries:
         self._emit(Send(asking.node, asking.message, asking.dead_at))
 
     def _trim(self) -> None:
-        if len(self.dialled) <= LINKS_DIALLED_MAX:
+        if len(self.ours) <= LINKS_DIALLED_MAX:
             return
         busy = {asking.node for asking in self._asking.values()}
-        idle = [node for node in self.dialled if node not in busy]
+        idle = [node for node in self.ours if node not in busy]
         if idle:
-            self._hang_up(min(idle, key=lambda node: self.links[node].used_at))
+            self._hang_up(min(idle, key=lambda node: self.ours[node].used_at))
 
     def _hang_up(self, node: NodeId) -> None:
         # The link may live on, in use by somebody else: then it is no longer ours to end.
-        self.links[node].ours = False
+        del self.ours[node]
         self._emit(Hangup(node, "idle"))

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from heapq import nsmallest
 from math import inf
+
+import msgspec
 
 from p2pstream.dht.addresses import subnet_large, subnet_small
 from p2pstream.identity import Address, NodeId
@@ -27,16 +27,14 @@ PROBE_GAP_S = 10.0  # The same: liveness probes, here of one bucket.
 FRESH_S = 60.0  # Wild guess: whoever answered within a minute need not prove itself again.
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """A node, and where it is."""
+class Contact(msgspec.Struct, frozen=True):
+    """A node, and where it is. A struct of msgspec, as `Entry`: they are made for each answer."""
 
     node: NodeId
     address: Address
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A contact that answered us: when last, and how quickly. doubtful: silent since."""
 
     contact: Contact
@@ -98,7 +96,7 @@ class Bucket:
         if node not in self.live:
             return []
         if not self.spares:
-            self.live[node] = replace(self.live[node], doubtful=True)
+            self.live[node] = msgspec.structs.replace(self.live[node], doubtful=True)
             return []
         gone = self.live.pop(node)
         _, freshest = self.spares.popitem()
@@ -122,6 +120,7 @@ class RoutingTable:
 
     def __init__(self, local: NodeId) -> None:
         self._local = local
+        self._number = int.from_bytes(local)
         self._buckets: dict[int, Bucket] = {}
         # Over live contacts and spares alike, so that a spare can always take a free place.
         self._by_subnet: Counter[bytes] = Counter()
@@ -146,7 +145,7 @@ class RoutingTable:
 
     def index(self, node: bytes) -> int:
         """The number of the bucket `node` belongs in: 1 (our twin) to 256 (half the world)."""
-        return (self._local ^ node).bit_length()
+        return (self._number ^ int.from_bytes(node)).bit_length()
 
     def sizes(self) -> dict[int, int]:
         """Live contacts by bucket, of the buckets that ever had one."""
@@ -161,7 +160,7 @@ class RoutingTable:
         self._move_out(contact)
         if not self.wants(contact):
             return None
-        bucket = self._buckets.setdefault(self.index(contact.node), Bucket())
+        bucket = self._bucket(self.index(contact.node))
         self._uncount(bucket.remove(contact.node) if contact.node not in bucket.live else [])
         known = bucket.live.get(contact.node)
         entry = Entry(contact, int.from_bytes(contact.node), now, rtt_s)
@@ -197,18 +196,41 @@ class RoutingTable:
         near = [entry for entry in bucket or () if subnet_small(entry.contact.address[0]) == small]
         return len(near) < SUBNET_BUCKET_MAX and self._by_subnet[large] < SUBNET_TABLE_MAX
 
+    def lacks(self, contact: Contact) -> bool:
+        """Whether there is a place for `contact` itself, so that it is worth a question of its own.
+
+        Spares are found on the way: whoever answers in a look-up is one.
+        """
+        bucket = self._buckets.get(self.index(contact.node))
+        live = bucket.live if bucket else {}
+        full = len(live) >= BUCKET_SIZE and not any(old.doubtful for old in live.values())
+        return (not full or contact.node in live) and self.wants(contact)
+
     def closest(
         self, target: bytes, count: int = BUCKET_SIZE, *, doubtful: bool = False
     ) -> list[Contact]:
         """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first."""
         goal = int.from_bytes(target)
-        able = [entry for entry in self if entry.doubtful == doubtful]
-        return [entry.contact for entry in nsmallest(count, able, key=lambda e: e.number ^ goal)]
+        away = self._number ^ goal
+        near: list[Entry] = []
+        # No two buckets overlap in their distances to a target, so few need to be looked into.
+        for index in sorted(self._buckets, key=lambda i: (away >> (i - 1) ^ 1) << (i - 1)):
+            bucket = self._buckets[index].live.values()
+            able = [entry for entry in bucket if entry.doubtful == doubtful]
+            near += sorted(able, key=lambda entry: entry.number ^ goal)
+            if len(near) >= count:
+                break
+        return [entry.contact for entry in near[:count]]
 
     def stalest(self) -> Entry | None:
         """The contact not heard of for longest, doubtful ones aside."""
         able = [entry for entry in self if not entry.doubtful]
         return min(able, key=lambda entry: entry.heard_at, default=None)
+
+    def _bucket(self, index: int) -> Bucket:
+        if index not in self._buckets:
+            self._buckets[index] = Bucket()
+        return self._buckets[index]
 
     def _move_out(self, contact: Contact) -> None:
         # Two nodes cannot share a socket: whoever answers at an address has replaced the node

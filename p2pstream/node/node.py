@@ -179,7 +179,9 @@ class Node:
                 while True:
                     self.dht.find(swarm.stream, now=trio.current_time())
                     self._dht.poke()
-                    await trio.sleep(FIND_S if swarm.partners else FIND_AGAIN_S)
+                    await trio.sleep(FIND_AGAIN_S)
+                    if swarm.partners:
+                        await trio.sleep(FIND_S - FIND_AGAIN_S)
 
     async def _be_found(self, swarm: Swarm) -> None:
         """Announce that we have the stream, once we have, and again when our address changes."""

@@ -79,6 +79,7 @@ class Playout:
         self._look_at = inf  # Until then: when to see again whether it may leave.
         self._moved_to = -1  # The first seq of the present time line.
         self._waiting = False  # The next chunk is due and not here.
+        self._wake_at: float | None = None  # What `wake_at` says, until anything changes.
         self._free_at = -inf  # When the last stall ended: no moment is counted twice.
         self._stalled_at: float | None = None  # When the chunk we wait for was due.
         self._margin_s = inf  # The smallest margin since `_margin_at`.
@@ -87,7 +88,7 @@ class Playout:
     def start(self, seq: int, *, now: float) -> None:
         """Begin with `seq`, as soon as enough is here that no stall follows at once."""
         assert seq > self.last_seq, "playout never goes back"
-        self.next_seq = seq
+        self.next_seq, self._wake_at = seq, None
         self._begin_at, self._look_at = now, self.due(seq)
         self._stalled_at = None
 
@@ -96,13 +97,14 @@ class Playout:
         if self.next_seq is not None:
             self.last_seq = self.next_seq - 1
         self.last_seq = max(self.last_seq, after)
-        self.next_seq = self._begin_at = None
+        self.next_seq = self._begin_at = self._wake_at = None
         self._edges.clear()
 
     def saw_head(
         self, seq: int, pts_s: float, duration_s: float, *, fresh: bool, now: float
     ) -> None:
         """A verified head came. fresh: it extends the live edge, so it tells where live is."""
+        self._wake_at = None
         self._line[seq] = pts_s + duration_s, duration_s
         self._latest = max(self._latest, seq)
         while len(self._line) > TIMELINE_MAX:
@@ -137,6 +139,11 @@ class Playout:
 
     def wake_at(self) -> float:
         """When to call `take` next."""
+        if self._wake_at is None:
+            self._wake_at = self._next_at()
+        return self._wake_at
+
+    def _next_at(self) -> float:
         if self.next_seq is None:
             return inf
         if self._waiting or self.next_seq == self.end_seq:
@@ -151,6 +158,12 @@ class Playout:
         Handing one over may change what is ready next (another rendition), so each is looked at
         only when it is asked for.
         """
+        try:
+            yield from self._take(now)
+        finally:
+            self._wake_at = None
+
+    def _take(self, now: float) -> Iterator[int]:
         self._adapt(now)
         self._waiting = False
         if self._begin_at is not None and not self._may_begin(self._begin_at, now):

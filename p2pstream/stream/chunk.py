@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 TICKS_PER_S = 90_000  # ISO/IEC 13818-1: the clock of MPEG-2 systems.
 PIECE_BYTES = 16 * 1024  # design/protocol.md: small enough for latency, large for the fast path.
 PIECES_MAX = 256  # Of one chunk: 4 MiB, 160 Mbit/s at 200 ms. Bounds a bit map to 32 bytes.
@@ -33,8 +35,7 @@ class Init:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Verified media, ready to be played.
 
     init: hash of the `Init` it is decoded with. pts, duration: ticks. captured_ms: wall clock of

@@ -7,7 +7,9 @@ that fails raises before it is stored, so nothing unverified can be announced, p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import repeat
+
+import msgspec
 
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.stream.chunk import Chunk, piece_size
@@ -18,8 +20,7 @@ HEADS_MAX = 64  # security/architecture.md 5.5: 13 s of chunks of 200 ms.
 BYTES_MAX = 64 * 1024 * 1024  # The same table.
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A verified piece, with what the next peer needs to verify it: its Merkle proof."""
 
     data: bytes
@@ -27,14 +28,14 @@ class Piece:
 
 
 class _Slot:
-    """A head and, by rendition: its pieces by index, a bit mask of those, and one of the others."""
+    """A head and, by rendition: its pieces by index, and a bit mask of those that are not here."""
 
-    __slots__ = ("have", "head", "lack", "pieces")
+    __slots__ = ("bytes", "head", "lack", "pieces")
 
     def __init__(self, head: Head) -> None:
         self.head = head
+        self.bytes = 0
         self.pieces: dict[int, dict[int, Piece]] = {part.rendition: {} for part in head.parts}
-        self.have = {part.rendition: 0 for part in head.parts}
         self.lack = {part.rendition: (1 << part.pieces) - 1 for part in head.parts}
 
 
@@ -43,6 +44,7 @@ class Window:
 
     def __init__(self) -> None:
         self._slots: dict[int, _Slot] = {}
+        self._have: dict[int, dict[int, int]] = {}  # By rendition and seq: what is here, as bits.
         self.bytes = 0
         self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
         self._newest_key = -1
@@ -111,10 +113,13 @@ class Window:
         ):
             raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
         pieces[index] = Piece(data, proof)
-        slot.have[rendition] |= 1 << index
+        have = self._have.setdefault(rendition, {})
+        have[seq] = have.get(seq, 0) | 1 << index
         slot.lack[rendition] &= ~(1 << index)
+        slot.bytes += len(data)
         self.bytes += len(data)
-        self._evict()
+        if self.bytes > BYTES_MAX:
+            self._evict()
         return True
 
     def piece(self, seq: int, rendition: int, index: int) -> Piece | None:
@@ -123,16 +128,13 @@ class Window:
 
     def have(self, seq: int, rendition: int) -> int:
         """The pieces we hold of a chunk, as a bit mask (bit i: piece i)."""
-        slot = self._slots.get(seq)
-        return slot.have.get(rendition, 0) if slot else 0
+        have = self._have.get(rendition)
+        return have.get(seq, 0) if have else 0
 
     def held(self, rendition: int, base: int) -> list[int]:
         """As `have`, for each seq from `base` to the newest."""
-        slots = self._slots
-        return [
-            slots[seq].have.get(rendition, 0) if seq in slots else 0
-            for seq in range(base, self.newest + 1)
-        ]
+        seqs, have = range(base, self.newest + 1), self._have.get(rendition, {})
+        return list(map(have.get, seqs, repeat(0)))
 
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""
@@ -163,5 +165,7 @@ class Window:
 
     def _evict(self) -> None:
         while len(self._slots) > HEADS_MAX or self.bytes > BYTES_MAX:
-            slot = self._slots.pop(min(self._slots))
-            self.bytes -= sum(len(p.data) for ps in slot.pieces.values() for p in ps.values())
+            seq = min(self._slots)
+            self.bytes -= self._slots.pop(seq).bytes
+            for have in self._have.values():
+                have.pop(seq, None)

@@ -99,7 +99,7 @@ class Giver:
         for rendition in mesh.renditions():
             masks = map(pack_mask, window.held(rendition, base))
             hops, parents = mesh.place(rendition)
-            slots = bytes([min(255, room) for room in mesh.children.room(rendition)])
+            slots = mesh.children.room(rendition)
             key = max(0, window.newest_key())
             told = m.Map(mesh.stream, rendition, base, tuple(masks), key, hops, parents, slots)
             mesh.send(partner.node, told)
@@ -234,12 +234,12 @@ class Giver:
 
     def _first_change(self, since: int) -> int:
         """The lowest seq that has changed since so many changes; after the newest if none has."""
-        first = self.mesh.window.newest + 1
-        for seq in reversed(self._changed_at):
-            if self._changed_at[seq] <= since:
+        changed = [self.mesh.window.newest + 1]
+        for seq, at in reversed(self._changed_at.items()):
+            if at <= since:
                 break
-            first = min(first, seq)
-        return first
+            changed.append(seq)
+        return min(changed)
 
     def _next(self) -> Partner | None:
         """Who waits longest."""

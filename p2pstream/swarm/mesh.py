@@ -22,7 +22,7 @@ from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
 from p2pstream.swarm.partners import AHEAD_CHUNKS, PARTNERS_MAX, Partner
-from p2pstream.swarm.push import Children, Feed, Parents
+from p2pstream.swarm.push import Children, Feed, Parents, feeds_of
 from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
@@ -45,8 +45,8 @@ class Mesh:
     """The state of one node's part in the mesh around one stream.
 
     depth: by feed, how many hops from the broadcaster its newest piece was sent. fed: by feed, the
-    newest seq of which we have a piece. rate: bytes a second of the largest rendition, smoothed.
-    met_at: when the first partner joined us.
+    newest seq of which we have a piece. claimed: the newest seq that any map was about. rate: bytes
+    a second of the largest rendition, smoothed. met_at: when the first partner joined us.
     """
 
     stream: StreamId
@@ -65,6 +65,7 @@ class Mesh:
     inits: OrderedDict[bytes, Init] = field(default_factory=OrderedDict)
     depth: dict[Feed, int] = field(default_factory=dict)
     fed: dict[Feed, int] = field(default_factory=dict)
+    claimed: int = -1
     rate: float = 0.0
     met_at: float | None = None
     out: list[Effect] = field(default_factory=list)
@@ -88,6 +89,8 @@ class Mesh:
     def edge(self, rendition: int) -> int:
         """The newest seq that we have the head of, or of which a partner says it holds anything."""
         newest = self.window.newest
+        if self.claimed <= newest:
+            return newest
         for partner in self.partners.values():
             heard = partner.heard.get(rendition)
             if heard is not None and heard.edge > newest:
@@ -121,13 +124,12 @@ class Mesh:
         """Where we are in the mesh: by substream our hops, and the start of our parent's id."""
         if self.role is Role.ORIGIN:
             return bytes(SUBSTREAMS), (b"",) * SUBSTREAMS
-        hops, ids, parents = [NO_HOPS] * SUBSTREAMS, [b""] * SUBSTREAMS, self.parents.by_feed
-        for substream in range(SUBSTREAMS):
-            feed = rendition, substream
-            if feed in parents:
-                ids[substream] = parents[feed].short_id
-                if parents[feed].pieces and feed in self.depth:
-                    hops[substream] = self.depth[feed]
+        hops, ids = bytearray(), []
+        for feed in feeds_of(rendition):
+            parent = self.parents.by_feed.get(feed)
+            ids.append(parent.short_id if parent else b"")
+            fed = parent is not None and parent.pieces
+            hops.append(self.depth.get(feed, NO_HOPS) if fed else NO_HOPS)
         return bytes(hops), tuple(ids)
 
     def deadline(self, seq: int) -> float:

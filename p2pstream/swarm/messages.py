@@ -7,6 +7,7 @@ little-endian bytes without trailing zeros (bit i: piece i), so each set has one
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Meta
@@ -155,23 +156,21 @@ SWARM_MESSAGES: tuple[type[Message], ...] = (
 )  # fmt: skip
 
 
-_SHORT_MASKS = [b"", *(bytes([mask]) for mask in range(1, 256))]  # Nearly all there are.
+MASKS_CACHED = 4096  # The same few come again and again: of whole chunks, and of few pieces.
 
 
+@lru_cache(MASKS_CACHED)
 def pack_mask(mask: int) -> bytes:
     """Little-endian, without trailing zeros."""
-    if mask < 256:
-        return _SHORT_MASKS[mask]
     return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
 
 
+@lru_cache(MASKS_CACHED)
 def unpack_mask(data: bytes) -> int:
     """Raises `BadMessage` for a mask with trailing zeros."""
-    if not data:
-        return 0
-    if not data[-1]:
+    if data and not data[-1]:
         raise BadMessage("non_canonical: a bit mask with trailing zeros")
-    return data[0] if len(data) == 1 else int.from_bytes(data, "little")
+    return int.from_bytes(data, "little")
 
 
 def bits(mask: int) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from random import Random
 
@@ -58,15 +59,16 @@ class Heard:
         if self.edge >= end:
             self.masks = {seq: mask for seq, mask in self.masks.items() if seq < base}
         self.masks.update(zip(range(base, end), masks, strict=True))
-        self._trim()
+        if len(self.masks) > HEADS_MAX:
+            self._trim()
         if masks and masks[-1]:
             self.edge = end - 1
         else:
             self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
 
     def _trim(self) -> None:
-        while len(self.masks) > HEADS_MAX:
-            del self.masks[next(iter(self.masks))]
+        for seq in list(islice(self.masks, len(self.masks) - HEADS_MAX)):
+            del self.masks[seq]
 
 
 @dataclass(slots=True)
@@ -142,9 +144,10 @@ class Partner:
             self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}
 
     def _heard(self, rendition: int) -> Heard | None:
-        if rendition not in self.heard and len(self.heard) >= RENDITIONS_HEARD_MAX:
-            return None
-        return self.heard.setdefault(rendition, Heard())
+        heard = self.heard.get(rendition)
+        if heard is None and len(self.heard) < RENDITIONS_HEARD_MAX:
+            heard = self.heard[rendition] = Heard()
+        return heard
 
 
 def _behind(edge: int, newest: int) -> int:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
+import msgspec
+
 from p2pstream.core import (
     Dial,
     Effect,
@@ -66,8 +68,7 @@ LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 # Effects besides those of core.py.
 
 
-@dataclass(frozen=True, slots=True)
-class Play:
+class Play(msgspec.Struct, frozen=True):
     """Hand this chunk to the player now; each once, in order."""
 
     chunk: Chunk
@@ -136,7 +137,7 @@ class Swarm:
         self._joined: set[NodeId] = set()  # To whom we said Join.
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
-        self._noticed_at: float | None = None  # The last time anything happened here.
+        self._noticed_at = -inf  # The last time anything happened here.
         # Who may say what, and who hears it.
         self._from_partner: dict[type, Callable[..., None]] = {
             Parcel: self._on_parcel,
@@ -160,7 +161,9 @@ class Swarm:
 
     def receive(self, peer: NodeId, message: Happening, *, now: float) -> None:
         """See `Core`. Raises `PeerError`."""
-        self._notice_sleep(now)  # What piled up meanwhile is old: it must not be played.
+        if now - self._noticed_at > SLEPT_S:
+            self._notice_gap(now)  # What piled up meanwhile is old: it must not be played.
+        self._noticed_at = now
         partner, kind = self.partners.get(peer), type(message)
         if partner is not None and kind in self._from_partner:
             partner.heard_at = now
@@ -175,7 +178,9 @@ class Swarm:
 
     def wake(self, *, now: float) -> None:
         """See `Core`."""
-        self._notice_sleep(now)
+        if now - self._noticed_at > SLEPT_S:
+            self._notice_gap(now)
+        self._noticed_at = now
         if now >= self._upkeep_at:
             self._upkeep(now)
         if now >= self._giver.map_at:
@@ -269,12 +274,11 @@ class Swarm:
         self._parenting.seek(now=now)
         self._taker.soon(now=now)
 
-    def _notice_sleep(self, now: float) -> None:
-        if self._noticed_at is None:
-            self._epoch_at = now
-        elif now - self._noticed_at > SLEPT_S:
+    def _notice_gap(self, now: float) -> None:
+        if self._noticed_at == -inf:
+            self._epoch_at = now  # Nothing has happened before.
+        else:
             self._slept(now)
-        self._noticed_at = now
 
     def _slept(self, now: float) -> None:
         """Our machine was stopped: what the partners think of us is over. Start afresh, at live."""
@@ -350,6 +354,7 @@ class Swarm:
 
     def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
         partner.learn_map(told, self.window.newest)
+        self.mesh.claimed = max(self.mesh.claimed, told.base + len(told.masks) - 1)
         self._parenting.seek(now=now)
         self._taker.note_map(told, now=now)
 
@@ -603,4 +608,4 @@ class Swarm:
 def _cut(proof: bytes) -> tuple[bytes, ...]:
     if len(proof) % HASH_BYTES:
         raise BadMessage("a Merkle proof of broken hashes")
-    return tuple(proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES))
+    return tuple([proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES)])

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 
+import msgspec
+
 from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role, substream_of
 
@@ -43,6 +45,7 @@ class Children:
         self.slots = self.slots_max = slots
         self.kept: tuple[Feed, ...] = ()
         self._since: dict[Feed, dict[NodeId, int]] = {}
+        self._room: dict[int, bytes] = {}  # What `room` says, until anything changes.
 
     @property
     def used(self) -> int:
@@ -52,11 +55,14 @@ class Children:
         """How many more children may have this feed."""
         return self.room(feed[0])[feed[1]]
 
-    def room(self, rendition: int) -> list[int]:
-        """The same for each substream of a rendition."""
-        childless = {feed for feed in self.kept if not self._since.get(feed)}
-        left = self.slots - self.used - len(childless)
-        return [max(0, left + (feed in childless)) for feed in feeds_of(rendition)]
+    def room(self, rendition: int) -> bytes:
+        """The same for each substream of a rendition; 255: that many, or more."""
+        if rendition not in self._room:
+            childless = {feed for feed in self.kept if not self._since.get(feed)}
+            left = self.slots - self.used - len(childless)
+            rooms = (left + (feed in childless) for feed in feeds_of(rendition))
+            self._room[rendition] = bytes(min(255, max(0, room)) for room in rooms)
+        return self._room[rendition]
 
     def keep(self, feeds: Sequence[Feed], firsthand: Container[Feed]) -> None:
         """Keep room for `feeds` when there is plenty, otherwise for those of them that come from
@@ -64,6 +70,7 @@ class Children:
         """
         plenty = self.slots >= PLENTY * len(feeds)
         self.kept = tuple(f for f in feeds if plenty or f in firsthand)[: max(0, self.slots)]
+        self._room.clear()
 
     def subscribe(
         self, peer: NodeId, rendition: int, substreams: int, since: int
@@ -78,9 +85,11 @@ class Children:
             children = self._since.setdefault(feed, {})
             if not substreams >> substream & 1:
                 children.pop(peer, None)
+                self._room.clear()
             elif peer not in children and self.free(feed):
                 children[peer] = since
                 added |= 1 << substream
+                self._room.clear()
             elif peer not in children:
                 refused |= 1 << substream
         return added, refused
@@ -90,11 +99,13 @@ class Children:
         feed = self.feeds_of(peer)[-1]
         del self._since[feed][peer]
         self.slots = self.used
+        self._room.clear()
         return feed
 
     def relax(self) -> bool:
         """Offer one feed more, if it was fewer than at first; False when it is all again."""
         self.slots = min(self.slots_max, self.slots + 1)
+        self._room.clear()
         return self.slots < self.slots_max
 
     def peers(self) -> set[NodeId]:
@@ -103,6 +114,7 @@ class Children:
     def forget(self, peer: NodeId) -> None:
         for children in self._since.values():
             children.pop(peer, None)
+        self._room.clear()
 
     def of(self, seq: int, rendition: int, index: int) -> list[NodeId]:
         """Who is to be pushed this piece."""
@@ -119,8 +131,7 @@ def feeds_of(rendition: int) -> tuple[Feed, ...]:
     return tuple((rendition, substream) for substream in range(SUBSTREAMS))
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """A partner as a possible parent for one feed.
 
     hops: how far it is from the broadcaster. behind: chunks it lags the newest known. already: how
@@ -209,8 +220,8 @@ class Parents:
 
     def open_feeds(self, renditions: Iterable[int]) -> list[Feed]:
         """What nobody pushes to us yet."""
-        feeds = (feed for rendition in renditions for feed in feeds_of(rendition))
-        return [feed for feed in feeds if feed not in self.by_feed]
+        known = self.by_feed
+        return [f for rendition in renditions for f in feeds_of(rendition) if f not in known]
 
 
 def _cost(offer: Offer, *, lucky: bool) -> float:

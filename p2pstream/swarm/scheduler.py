@@ -10,9 +10,10 @@ below 2 % of bytes twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import inf
 from random import Random
+
+import msgspec
 
 from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import Role
@@ -30,8 +31,7 @@ GUESS_COST_S = 0.05  # For a holder that has not said so: a round trip to hear t
 UNANSWERED_COST_S = 0.3  # For each request left unanswered: after four the origin is asked first.
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """A piece that somebody holds and we do not.
 
     known_at: when we first heard of it. deadline: when its chunk is due. pushed: a parent is to
@@ -48,8 +48,7 @@ class Missing:
     asked: tuple[tuple[NodeId, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """A partner that may hold the piece.
 
     queue: pieces we already asked of it. unanswered: as in `Account`. told: it says so; otherwise

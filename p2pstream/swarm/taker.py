@@ -55,8 +55,9 @@ class Taker:
         if told.rendition not in self.mesh.renditions():
             return
         end = min(told.base + len(told.masks), self.mesh.horizon + 1)
-        for seq in range(max(told.base, window.oldest_allowed), end):
-            if (seq not in known or self._at_a_loss) and window.missing(seq, told.rendition):
+        seqs = range(max(told.base, window.oldest_allowed), end)
+        for seq in seqs if self._at_a_loss else [seq for seq in seqs if seq not in known]:
+            if window.missing(seq, told.rendition):
                 known.setdefault(seq, now)
                 self.plan_at = min(self.plan_at, now + COALESCE_S)
 
@@ -120,6 +121,8 @@ class Taker:
 
     def _give_up(self, now: float) -> None:
         """Forget requests that nobody answered: the piece may be asked for again."""
+        if not self._pulled:
+            return
         for partner in self.mesh.partners.values():
             while partner.asked:
                 key, at = next(iter(partner.asked.items()))  # The oldest comes first.
@@ -153,9 +156,9 @@ class Taker:
         So it is when we joined before they had anything, and after a long outage.
         """
         mesh = self.mesh
-        if now - self._asked_head_at <= ASK_HEAD_S:
-            return
         least = mesh.horizon if mesh.window.newest >= 0 else -1
+        if mesh.claimed <= least or now - self._asked_head_at <= ASK_HEAD_S:
+            return
         edges = [
             (p.node, rendition, heard.edge)
             for p in mesh.partners.values()

@@ -78,8 +78,10 @@ class Watch:
         """
         if self.target is not None and now - self._changed_at > SWITCH_S_MAX:
             self._turn(self.rendition, None)
+        if self.target is not None or self.pinned is not None or len(head.parts) < 2:
+            return
         rungs = ladder(head)
-        if self.rendition not in rungs or self.target is not None or self.pinned is not None:
+        if self.rendition not in rungs:
             return
         rung = rungs.index(self.rendition)
         stalls = self.playout.counters.stalls
@@ -115,6 +117,8 @@ class Watch:
         return part is not None and self.has_init(part.init)
 
     def _can_switch(self, seq: int) -> bool:
+        if self.target is None:
+            return False
         head = self.window.head(seq)
         return head is not None and head.key and self._ready_in(seq, self.target)
 

@@ -80,15 +80,19 @@ class End:
     dialled: bool
     delay_s: float
     up_at: float
+    far: Carrier = field(init=False)
     twin: End = field(init=False)
     up: bool = True
-    srtt_s: float = 0.0
+    srtt_s: float = field(init=False)
     window: int = WINDOW_START
     backlog: int = 0
     waiting: list[tuple[float, int, Parcel, int]] = field(default_factory=list)
     ordered_at: float = 0.0  # No control message arrives before this: the ones before it.
     held: deque[tuple[Message, int]] = field(default_factory=deque)
     holding: int = 0  # Probes into a blocked path so far.
+
+    def __post_init__(self) -> None:
+        self.far, self.srtt_s = self.there.carrier, 2 * self.delay_s
 
 
 @dataclass(slots=True)
@@ -242,7 +246,7 @@ class Carrier:
         packets = 1 + size // PACKET_PAYLOAD
         wire = size + packets * PACKET_OVERHEAD
         arrives = self._urgent(wire) + self._way(end)
-        if self.loses or end.there.carrier.loses:
+        if self.loses or end.far.loses:
             arrives += self._repair(end, packets, wire, tail=True)
         arrives = max(arrives, end.ordered_at)
         end.ordered_at = arrives
@@ -252,10 +256,11 @@ class Carrier:
         """On its way. The other end will acknowledge, which its uplink pays for; what is lost of
         acknowledgements is never repaired.
         """
-        there = end.there.carrier
+        there = end.far
         acks = ACK_BYTES * ((packets + 1) // 2)
-        there.traffic.bytes_out += acks
-        there.traffic.acks_out += acks
+        theirs = there.traffic
+        theirs.bytes_out += acks
+        theirs.acks_out += acks
         there.up.push(acks, now=self.world.now)
         self.traffic.bytes_in += acks
         self.network.flying += wire
@@ -358,11 +363,12 @@ class Carrier:
                 self.world.at(now + HOLD_S[1], self._launch_parcel, end, parcel, size, since)
             return
         leaves = self.up.push(wire, now=now)
-        self.traffic.bytes_out += wire
-        self.traffic.parcels_out += 1
-        self.traffic.pieces_out += len(parcel.body)
+        traffic = self.traffic
+        traffic.bytes_out += wire
+        traffic.parcels_out += 1
+        traffic.pieces_out += len(parcel.body)
         arrives = leaves + self._way(end)
-        if self.loses or end.there.carrier.loses:
+        if self.loses or end.far.loses:
             arrives += self._repair(end, packets, wire, tail=False)
         if end.window < wire:
             arrives += 2 * end.delay_s  # Slow start: the rest of it follows a round trip later.
@@ -375,7 +381,7 @@ class Carrier:
     def _way(self, end: End) -> float:
         network, up = self.network, self.up
         base_s = way_s = end.delay_s + network.extra_delay_s
-        jitter_s = self.jitter_s + end.there.carrier.jitter_s
+        jitter_s = self.jitter_s + end.far.jitter_s
         if jitter_s:
             way_s += jitter_s * self.rng.expovariate(1.0)
         sample_s = way_s + base_s
@@ -389,7 +395,7 @@ class Carrier:
 
     def _repair(self, end: End, packets: int, wire: int, *, tail: bool) -> float:
         """Seconds until the last lost packet has been sent again and has arrived."""
-        weather, theirs = self.weather, end.there.carrier.weather
+        weather, theirs = self.weather, end.far.weather
         lost = weather.lost(packets, self.rng) + theirs.lost(packets, self.rng)
         waited_s = 0.0
         each = wire // packets
@@ -423,7 +429,7 @@ class Carrier:
 
     def _dropped(self, end: End, message: Any, wire: int, tries: int) -> None:
         """Tail drop at our downlink: the sender finds out and sends it again."""
-        sender = end.there.carrier
+        sender = end.far
         self.network.lost += wire
         if tries >= TRIES_MAX or not end.up:
             self.network.flying -= wire
@@ -452,14 +458,14 @@ class Carrier:
             return
         kind = tr.PARCEL if type(message) is Parcel else tr.DELIVER
         self.world.trace.add(self.world.now, kind, peer.number, end.there.number, wire)
-        peer.deliver(end.there.node, message)
+        peer.hear(end.there.node, message)
 
     def read_inbox(self) -> None:
         """The process goes on: what its socket kept for it."""
         inbox, self.inbox, self.inbox_bytes = self.inbox, deque(), 0
         for end, message, _ in inbox:
             if end.up:
-                self.peer.deliver(end.there.node, message)
+                self.peer.hear(end.there.node, message)
         if self._ring:
             self._serve_later()
 
@@ -476,15 +482,25 @@ class Carrier:
             return
         dialling = self.dials[node] = Dialling(now + DIAL_S)
         for nth, address in enumerate(list(dict.fromkeys(addresses))[:ADDRESSES_MAX]):
-            for after_s in FLIGHTS_S:
-                when = now + nth * STAGGER_S + after_s
-                if when < dialling.deadline:
-                    self.world.at(when, self._call, node, address, dialling)
+            self._plan_call(node, address, dialling, now + nth * STAGGER_S, 0)
         self.world.at(dialling.deadline, self._give_up, node, dialling)
 
-    def _call(self, node: NodeId, address: Address, dialling: Dialling) -> None:
+    def _plan_call(
+        self, node: NodeId, address: Address, dialling: Dialling, since: float, tries: int
+    ) -> None:
+        """since: when the first flight to this address left, or will."""
+        if tries < len(FLIGHTS_S) and since + FLIGHTS_S[tries] < dialling.deadline:
+            when = since + FLIGHTS_S[tries]
+            self.world.at(when, self._call, node, address, dialling, since, tries)
+
+    def _call(
+        self, node: NodeId, address: Address, dialling: Dialling, since: float, tries: int
+    ) -> None:
         """One first flight leaves."""
-        if dialling.done or not self.peer.alive or self.peer.frozen:
+        if dialling.done or not self.peer.alive:
+            return
+        self._plan_call(node, address, dialling, since, tries + 1)
+        if self.peer.frozen:
             return
         source = self.nat.out(address, now=self.world.now)
         self.traffic.handshakes_out += FLIGHT_BYTES
@@ -558,17 +574,17 @@ class Carrier:
         self.world.trace.add(self.world.now, tr.LINK_UP, self.peer.number, caller.number)
         # Planned first, so that nothing we say now reaches the caller before its own `LinkUp`.
         self.world.at(self.world.now + delay_s, theirs.established, there, source)
-        self.peer.deliver(caller.node, LinkUp(source, dialled=False, seen_as=address))
+        self.peer.on_link(caller.node, LinkUp(source, dialled=False, seen_as=address))
 
     def end(self, there: Light, address: Address, *, dialled: bool, delay_s: float) -> End:
-        end = End(self.peer, there, address, dialled, delay_s, self.world.now)
-        end.srtt_s = 2 * delay_s
-        self.links[there.node] = end
+        end = self.links[there.node] = End(
+            self.peer, there, address, dialled, delay_s, self.world.now
+        )
         return end
 
     def established(self, end: End, seen_as: Address) -> None:
         if end.up and self.peer.alive:
-            self.peer.deliver(end.there.node, LinkUp(end.address, dialled=True, seen_as=seen_as))
+            self.peer.on_link(end.there.node, LinkUp(end.address, dialled=True, seen_as=seen_as))
 
     def refused(self, node: NodeId, reason: str) -> None:
         if self.dials.pop(node, None) is not None:
@@ -587,7 +603,7 @@ class Carrier:
     def _fail_dial(self, node: NodeId, reason: str) -> None:
         self.traffic.dials_failed += 1
         if self.peer.alive and node not in self.links:
-            self.peer.deliver(node, LinkDown(reason))
+            self.peer.on_link(node, LinkDown(reason))
 
     # Ending.
 
@@ -603,12 +619,12 @@ class Carrier:
         if end is None:
             return
         self._down(end)
-        self.world.at(self.world.now, self.peer.deliver, node, LinkDown(reason))
+        self.world.at(self.world.now, self.peer.on_link, node, LinkDown(reason))
         leaves = self._urgent(PACKET_OVERHEAD + len(reason))
         self.network.flying += PACKET_OVERHEAD + len(reason)
         # The close travels after what was sent before it, but waits for no repair of it.
         arrives = leaves + end.delay_s + self.network.jammed_s(self.peer, end.there)
-        self.world.at(arrives, end.there.carrier.hung_up, end.twin, reason, guilty)
+        self.world.at(arrives, end.far.hung_up, end.twin, reason, guilty)
 
     def hung_up(self, end: End, reason: str, guilty: bool) -> None:
         """The other end has closed the link; when the path is blocked we find out later."""
@@ -621,7 +637,7 @@ class Carrier:
         self.traffic.bytes_in += size
         if end.up:
             self._down(end)
-            self.peer.deliver(end.there.node, LinkDown("banned" if guilty else reason))
+            self.peer.on_link(end.there.node, LinkDown("banned" if guilty else reason))
 
     def idle(self, end: End) -> None:
         """Nothing was heard for the idle timeout."""
@@ -629,7 +645,7 @@ class Carrier:
             self._down(end)
             self.traffic.timed_out += 1
             if self.peer.alive:
-                self.peer.deliver(end.there.node, LinkDown("idle_timeout"))
+                self.peer.on_link(end.there.node, LinkDown("idle_timeout"))
 
     def _down(self, end: End) -> None:
         end.up = False
@@ -643,7 +659,7 @@ class Carrier:
         """The host is gone without a word: the others' idle timers find out."""
         for end in list(self.links.values()):
             self._down(end)
-            self.world.at(self.world.now + IDLE_S, end.there.carrier.idle, end.twin)
+            self.world.at(self.world.now + IDLE_S, end.far.idle, end.twin)
         for dialling in self.dials.values():
             dialling.done = True
         self.dials.clear()
@@ -656,7 +672,7 @@ class Carrier:
                 self.nat.out(end.address, now=self.world.now)
             else:
                 self.world.at(self.world.now + IDLE_S, self.idle, end)
-                self.world.at(self.world.now + IDLE_S, end.there.carrier.idle, end.twin)
+                self.world.at(self.world.now + IDLE_S, end.far.idle, end.twin)
                 self.network.cut(self.peer, end.there)
 
     def idle_if_blocked(self) -> None:

@@ -121,6 +121,7 @@ class Peer:
     role: m.Role
     stream: StreamId
     clock: Clock
+    node: NodeId = field(init=False)
     delay_to: Callable[[Peer], float] = field(init=False)
     carrier: Watched = field(init=False)
     rng: Random = field(init=False)
@@ -143,11 +144,7 @@ class Peer:
     lives: int = 0
 
     def __post_init__(self) -> None:
-        self.node_id = self.key.node_id
-
-    @property
-    def node(self) -> NodeId:
-        return self.node_id
+        self.node = self.key.node_id
 
     def local(self) -> float:
         """This host's time now."""

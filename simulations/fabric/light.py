@@ -30,12 +30,18 @@ from simulations.fabric.host import Access, Peer
 
 @dataclass(slots=True)
 class Driver:
-    """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`)."""
+    """Hands for one core: performs its effects and plans its alarm (as `net.drive.Driver`).
+
+    due: local time at which the core wants to be woken: nothing changes it but calls into the core.
+    planned: local time of the alarm that counts; alarm: the same in world time.
+    """
 
     peer: Light
     core: Core
     perform: Callable[[Any], None]
-    alarm: float = inf  # World time of the alarm that counts.
+    due: float = inf
+    planned: float = inf
+    alarm: float = inf
     woken_at: float = -inf
     wakes: int = 0
     performing: bool = False
@@ -57,29 +63,33 @@ class Driver:
             for effect in effects:
                 self.perform(effect)
         self.performing = False
-        # Plan the alarm.
-        due, nap = core.wake_at(), self.woken_at + NAP_S
-        due = max(due, nap)
-        peer = self.peer
-        if peer.clock.drift:
-            due = peer.clock.world(due)
-        if due < self.alarm:
-            self.alarm = max(peer.world.now, due)
+        self.due = core.wake_at()
+        self._plan()
+
+    def _plan(self) -> None:
+        if self.due >= self.planned:
+            return
+        peer, due = self.peer, max(self.due, self.woken_at + NAP_S)
+        if due < self.planned:
+            self.planned = due
+            self.alarm = max(peer.world.now, peer.clock.world(due))
             peer.world.at(self.alarm, self.ring, self.alarm)
 
-    def ring(self, planned: float) -> None:
+    def ring(self, alarm: float) -> None:
         """The alarm. One that was replaced by an earlier one rings in vain."""
         peer = self.peer
-        if planned != self.alarm or not peer.alive:
+        if alarm != self.alarm or not peer.alive:
             return
-        self.alarm = inf
+        self.planned = self.alarm = inf
         if peer.frozen:
             return
         now = peer.local()
-        if self.core.wake_at() <= now + 1e-9:
-            self.woken_at = now
-            self.wakes += 1
-            self.core.wake(now=now)
+        if self.due > now + 1e-9:  # It has been put off.
+            self._plan()
+            return
+        self.woken_at = now
+        self.wakes += 1
+        self.core.wake(now=now)
         self.poke()
 
 
@@ -91,14 +101,17 @@ class Light(Peer):
     _dht: Driver = field(init=False)
     _swarm: Driver | None = None
     _seen_as: deque[Address] = field(default_factory=lambda: deque(maxlen=SEEN_AS_MAX))
+    _address: Address | None = None  # What `_seen_as` says, until anything new is said.
     _up: dict[NodeId, LinkUp] = field(default_factory=dict)
 
     @property
     def address(self) -> Address:
         """Where others can reach us, as well as we know: what most peers say they see."""
-        if self._seen_as:
-            return Counter(self._seen_as).most_common(1)[0][0]
-        return self.carrier.nat.ip, self.carrier.nat.port
+        if not self._seen_as:
+            return self.carrier.nat.ip, self.carrier.nat.port
+        if self._address is None:
+            self._address = Counter(self._seen_as).most_common(1)[0][0]
+        return self._address
 
     @property
     def drivers(self) -> list[Driver]:
@@ -176,39 +189,30 @@ class Light(Peer):
         for driver in self.drivers:
             driver.woken_at = self.local()
             driver.core.wake(now=self.local())
-            driver.alarm = inf
+            driver.planned = driver.alarm = inf
             driver.poke()
         self.carrier.read_inbox()
 
     # What happens.
 
-    def deliver(self, sender: NodeId, happening: Any) -> None:
+    def hear(self, sender: NodeId, message: Any) -> None:
         """As `Node._deliver`, with what the carrier does about guilty peers."""
-        if not self.alive:
-            return
-        try:
-            if type(happening) is LinkUp or type(happening) is LinkDown:
-                self._on_link(sender, happening)
-            else:
-                self._hear(sender, happening)
-        except PeerError as error:
-            guilty = isinstance(error, Misbehaviour)
-            self.convict(sender, str(error))
-            self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
-
-    def _hear(self, sender: NodeId, message: Any) -> None:
         header = message
         if type(message) is Parcel:
             header = message.header
             self.watchers.arrived(self, sender, message)
         stream = getattr(header, "stream", None)
-        if stream is None:
-            self._dht.tell(sender, message, self.local())
-            return
         if self._swarm is None and type(message) is m.Join:
-            self._on_first_join(sender, stream)
-        if self._swarm is not None and stream == self.stream:
-            self._swarm.tell(sender, message, self.local())
+            self._on_first_join(sender, message.stream)
+        try:
+            if stream is None:
+                self._dht.tell(sender, message, self.local())
+            elif self._swarm is not None and stream == self.stream:
+                self._swarm.tell(sender, message, self.local())
+        except PeerError as error:
+            guilty = isinstance(error, Misbehaviour)
+            self.convict(sender, str(error))
+            self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
 
     def _on_first_join(self, sender: NodeId, stream: bytes) -> None:
         if self.role is m.Role.SEED and stream == self.stream:
@@ -216,10 +220,14 @@ class Light(Peer):
         else:
             self.carrier.perform(Send(sender, m.Leave(stream, "unknown")))
 
-    def _on_link(self, sender: NodeId, happening: LinkUp | LinkDown) -> None:
+    def on_link(self, sender: NodeId, happening: LinkUp | LinkDown) -> None:
+        """A link stands, or is gone."""
+        if not self.alive:
+            return
         if type(happening) is LinkUp:
             self._up[sender] = happening
             self._seen_as.append(happening.seen_as)
+            self._address = None
         else:
             self._up.pop(sender, None)
         self._dht.tell(sender, happening, self.local())
@@ -238,17 +246,17 @@ class Light(Peer):
         self._dht.poke()
 
     def _perform_swarm(self, effect: Any) -> None:
-        match effect:
-            case Send():
-                if type(effect.message) is Parcel:
-                    self.watchers.parcel(self, effect)
-                self._say(effect)
-            case Dial() | Hangup():
-                self._perform(effect)
-            case Note():
-                self.notes.append(effect)
-            case _:
-                self.watchers.effect(self, effect)
+        kind = type(effect)
+        if kind is Send:
+            if type(effect.message) is Parcel:
+                self.watchers.parcel(self, effect)
+            self._say(effect)
+        elif kind is Dial or kind is Hangup:
+            self._perform(effect)
+        elif kind is Note:
+            self.notes.append(effect)
+        else:
+            self.watchers.effect(self, effect)
 
     def _say(self, effect: Send) -> None:
         if self.twist is not None:
@@ -294,8 +302,13 @@ class Light(Peer):
         if not self.frozen:
             self.dht.find(self.stream, now=self.local())
             self._dht.poke()
-        pause_s = FIND_S if self.swarm.partners else FIND_AGAIN_S
-        self.world.at(self.world.now + pause_s, self._find, life)
+        self.world.at(self.world.now + FIND_AGAIN_S, self._find_again, life)
+
+    def _find_again(self, life: int) -> None:
+        if self.alive and life == self.lives and self.swarm is not None and self.swarm.partners:
+            self.world.at(self.world.now + FIND_S - FIND_AGAIN_S, self._find, life)
+        else:
+            self._find(life)
 
     def _be_found(self, life: int, announced: Address | None) -> None:
         if not self.alive or life != self.lives or self.swarm is None or self.dht is None:

@@ -6,8 +6,8 @@ planned; nothing outside (clock, hash seed, thread) has a say.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from math import inf
 from typing import Any
 
@@ -35,7 +35,7 @@ class World:
     def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
         """Call `do(*args)` at `when`, or now if that is over."""
         self._planned += 1
-        heapq.heappush(self._heap, (max(self.now, when), self._planned, do, args))
+        heappush(self._heap, (max(self.now, when), self._planned, do, args))
 
     def next_at(self) -> float:
         """When the next thing happens that is planned; `inf` when nothing is."""
@@ -43,16 +43,15 @@ class World:
 
     def run_until(self, end: float) -> None:
         """Let everything happen that is planned up to `end`."""
-        heap, pop = self._heap, heapq.heappop
-        instant, count = -1.0, 0
+        heap, instant, count = self._heap, -1.0, 0
         while heap and heap[0][0] <= end:
-            when, _, do, args = pop(heap)
-            if when > instant:
-                instant, count = when, 0
+            self.now, _, do, args = heappop(heap)
             count += 1
-            if count > AT_ONE_INSTANT_MAX:
-                raise Livelock(f"{count} happenings at {when:.6f} s, the last one {do!r}")
-            self.now = when
-            self.happened += 1
+            if self.now > instant:
+                self.happened += count
+                instant, count = self.now, 0
+            elif count > AT_ONE_INSTANT_MAX:
+                raise Livelock(f"{count} happenings at {instant:.6f} s, the last one {do!r}")
             do(*args)
+        self.happened += count
         self.now = max(self.now, end)

@@ -11,6 +11,7 @@ from p2pstream.dht.lookup import (
     QUERIES_MAX,
     Lookup,
 )
+from p2pstream.dht.messages import WireContact
 from p2pstream.dht.table import Contact
 from p2pstream.identity import NodeId
 
@@ -117,7 +118,7 @@ def test_a_node_that_names_the_dead_is_not_believed_on_its_word_alone() -> None:
             way.failed(one.node)
 
     way.answered(contact(1001).node, TOKEN)
-    way.vouch(contact(15).node, source=contact(1001).node)
+    way.vouch([WireContact.of(contact(15))], source=contact(1001).node)
 
     assert numbers(way.next()) == [15], "somebody else has seen it too"
     way.failed(contact(15).node)

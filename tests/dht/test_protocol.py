@@ -519,7 +519,7 @@ def test_look_ups_queries_and_links_of_our_own_are_bounded() -> None:
         for asking in list(t.dht._queries._asking.values()):
             if asking.node == node(n):
                 t.hear(n, Pong(asking.message.rid))
-        assert len(t.dht._queries.dialled) <= LINKS_DIALLED_MAX + 1
+        assert len(t.dht._queries.ours) <= LINKS_DIALLED_MAX + 1
 
 
 def test_a_node_that_lost_everybody_tries_its_first_contacts_again_less_and_less_often() -> None:

@@ -175,12 +175,19 @@ def check(table: RoutingTable) -> None:
     assert len(known) == len(table._by_address), "one entry per address"
 
 
-@given(st.sets(st.integers(1, 10_000), max_size=200), st.integers(0, 10_000))
-def test_closest_is_sorted_and_misses_nobody_nearer(nodes: set[int], target: int) -> None:
-    table = RoutingTable(LOCAL)
-    for n in nodes:
-        table.heard(contact(n), rtt_s=0.1, now=0.0)
-    goal = contact(target).node
+# Ids from all buckets, near ones too: an integer below a power of two of any size.
+IDS = st.integers(1, 255).flatmap(lambda size: st.integers(1, 1 << size))
+
+
+@given(IDS, st.sets(IDS, max_size=200), IDS)
+def test_closest_is_sorted_and_misses_nobody_nearer(
+    local: int, nodes: set[int], target: int
+) -> None:
+    table = RoutingTable(NodeId(local.to_bytes(32)))
+    for n, node in enumerate(nodes - {local}):
+        there = Contact(NodeId(node.to_bytes(32)), contact(n).address)
+        table.heard(there, rtt_s=0.1, now=0.0)
+    goal = NodeId(target.to_bytes(32))
 
     found = [one.node ^ goal for one in table.closest(goal, count=8)]
 
@@ -223,3 +230,13 @@ def test_a_mapped_address_of_a_dual_stack_socket_is_plain_ipv4() -> None:
     assert plain(("::ffff:8.8.8.8", 4000)) == ("8.8.8.8", 4000)
     assert plain(("2a00::1", 4000)) == ("2a00::1", 4000)
     assert pack_host("8.8.8.8") == bytes([8, 8, 8, 8])
+
+
+def test_a_full_bucket_lacks_nobody_until_one_of_its_contacts_is_in_doubt() -> None:
+    table = full_table()
+    assert not table.lacks(contact(100)), "it would be a spare, which a look-up finds too"
+    assert table.lacks(contact(3)), "it may have moved"
+
+    table.silent(contact(5))
+
+    assert table.lacks(contact(100))
