@@ -234,11 +234,12 @@ class QuicCarrier:
         return None
 
     def _on_link(self, link: Link, happening: Happening) -> None:
+        peer = link.peer
         if isinstance(happening, LinkUp):
             self._on_up(link, happening)
         elif isinstance(happening, LinkDown):
             self._on_down(link, happening.reason)
-        elif self._links.get(peer := _known(link)) is link:
+        elif peer is not None and self._links.get(peer) is link:
             self._tell(peer, link, happening)
 
     def _on_up(self, link: Link, happening: LinkUp) -> None:

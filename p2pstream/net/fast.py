@@ -33,7 +33,7 @@ from aioquic.tls import Epoch
 from p2pstream.identity import Address
 from p2pstream.net import names
 from p2pstream.net.engine import PARCEL_WINDOW_BYTES, Engine, is_credit_due
-from p2pstream.net.frames import BYTE, LENGTH, OFFSET, ack_frame, cutter, read_ack
+from p2pstream.net.frames import BYTE, LENGTH, OFFSET, ack_frame, read_ack
 from p2pstream.net.inbox import Inbound, Inbox
 from p2pstream.net.outbox import Outbox, Sent
 from p2pstream.net.protection import (
@@ -369,35 +369,39 @@ class FastEngine(Engine):
         firsts, columns = unmask(data, size, count, at, keys)
         plain = SHORT | keys.key_phase << PHASE_SHIFT | NUMBER_BYTES - 1
         numbers = whole_numbers(columns, space.expected_packet_number)
-        above = numbers[0] // NUMBERS * NUMBERS
+        straight = isinstance(numbers, range)
+        least, largest = numbers[0], numbers[-1]
+        if not straight:
+            least, largest = min(numbers), max(numbers)
+        above = least // NUMBERS * NUMBERS
         if (
             firsts[0] & ~SPIN != plain
             or firsts.count(firsts[0]) != count
-            or set(cutter(1, len(cid), size - at, count)(data)) != {cid}
-            or not above <= min(numbers) <= max(numbers) < above + NUMBERS
+            or data[1:at] != cid  # What has another one among the others is no packet of ours.
+            or largest >= above + NUMBERS
         ):
             self._read_odd(data, size, count, address, now)
             return
         opened = unseal(data, size, firsts[:1] + cid, columns, above, keys)
-        numbers, payloads = self._new_ones(numbers, opened)
-        if not numbers:
-            return
-        space.expected_packet_number = max(space.expected_packet_number, max(numbers) + 1)
-        eliciting = self._take(payloads, now)
+        in_order = straight and least >= space.expected_packet_number
+        if not in_order or None in opened:
+            numbers, opened = self._new_ones(numbers, opened)
+            if not numbers:
+                return
+            largest = max(numbers)
+        space.expected_packet_number = max(space.expected_packet_number, largest + 1)
+        eliciting = self._take(cast("list[bytes]", opened), now)
         if self._quick:
-            self._note_received(numbers, eliciting, firsts[0], now)
+            self._note_received(numbers, largest, eliciting, firsts[0], now)
 
     def _new_ones(
         self, numbers: Sequence[int], payloads: list[bytes | None]
-    ) -> tuple[Sequence[int], list[bytes]]:
+    ) -> tuple[Sequence[int], list[bytes | None]]:
         """Those that are the peer's and have not come before (RFC 9000 12.3)."""
-        space = self._space
-        in_order = isinstance(numbers, range) and numbers[0] >= space.expected_packet_number
-        if in_order and None not in payloads:
-            return numbers, cast("list[bytes]", payloads)
-        new: dict[int, bytes] = {}
+        received = self._space.received_packets
+        new: dict[int, bytes | None] = {}
         for number, payload in zip(numbers, payloads, strict=True):
-            if payload is not None and number not in new and number not in space.received_packets:
+            if payload is not None and number not in new and number not in received:
                 new[number] = payload
         return list(new), list(new.values())
 
@@ -458,12 +462,11 @@ class FastEngine(Engine):
         return at
 
     def _note_received(
-        self, numbers: Sequence[int], eliciting: bool, first: int, now: float
+        self, numbers: Sequence[int], largest: int, eliciting: bool, first: int, now: float
     ) -> None:
         """What aioquic does after each packet, once for many."""
         self._inbox.tell_beginnings()
         space = self._space
-        largest = max(numbers)
         if largest > space.largest_received_packet:
             space.largest_received_packet, space.largest_received_time = largest, now
             spin = bool(first & SPIN)

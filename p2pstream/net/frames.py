@@ -43,13 +43,13 @@ def pull(data: bytes, at: int) -> tuple[int, int]:
 
 def stream_heads(lead: bytes, start: int, step: int, count: int) -> Sequence[bytes]:
     """What STREAM frames in a row begin with, `count` at most: offsets of two bytes, from 0x40."""
-    highs = _HIGHS[start : start + step * count : step]
-    lows = _LOWS[start : start + step * count : step]
-    size = len(lead) + 2
-    out = bytearray(lead + b"\x00\x00") * len(highs)
+    taken = slice(start, start + step * count, step)
+    highs, size = _HIGHS[taken], len(lead) + 2
+    count = len(highs)
+    out = bytearray(lead + b"\x00\x00") * count
     out[size - 2 :: size] = highs
-    out[size - 1 :: size] = lows
-    return cutter(0, size, 0, len(highs))(out)
+    out[size - 1 :: size] = _LOWS[taken]
+    return cutter(0, size, 0, count)(out)
 
 
 def stream_frame(stream: bytes, start: int, data: bytes, *, end: bool) -> bytes:

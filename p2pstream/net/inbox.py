@@ -123,45 +123,49 @@ class Inbox:
     def take_all(self, payloads: Sequence[bytes], at: int) -> tuple[int, int]:
         """Take the payloads from `at` on, up to the first that has more than frames of parcels.
 
-        Returns which one that is, and where in it the other frames begin.
+        All are equally long, but the last one may be shorter. Returns which one has more, and where
+        in it the other frames begin.
         """
-        while at < len(payloads):
-            at = self._follow(payloads, at)
-            if at == len(payloads):
-                break
+        count = len(payloads)
+        equal = count - (len(payloads[-1]) != len(payloads[0]))
+        while at < count:
+            if self._newest is not None and at < equal:
+                at += self._follow(payloads[at : min(equal, at + FOLLOW_MAX)])
+                if at == count:
+                    break
             payload = payloads[at]
-            read = self._read(payload, self._hand_on(payload))
+            read = self._hand_on(payload)
             if read < len(payload) or not payload:
-                return at, read
+                read = self._read(payload, read)
+                if read < len(payload) or not payload:
+                    return at, read
             at += 1
         return at, 0
 
-    def _follow(self, payloads: Sequence[bytes], at: int) -> int:
-        """Take the payloads from `at` on that only continue the newest parcel; where that ends.
+    def _follow(self, payloads: Sequence[bytes]) -> int:
+        """Take those of the payloads that only continue the newest parcel; returns how many.
 
-        Most do, and what such a frame begins with is known before: it need not be read. All of
-        them are equally long but for the last.
+        Most do, and what such a frame begins with is known before: it need not be read.
         """
-        stream = self._newest
+        stream, limit = self._newest, self._data
         if stream is None or not 0x40 <= (due := stream.due) < 0x4000:
-            return at
-        size, lead = len(payloads[at]), stream.lead
+            return 0
+        lead = stream.lead
         skip = len(lead) + 2  # As long are offsets from 0x40 on (RFC 9000 16).
-        step = size - skip
-        most = min(FOLLOW_MAX, len(payloads) - at - (len(payloads[-1]) != size))
-        if step <= 0 or most <= 0 or len(stream.parts) > PARTS_MAX:
-            return at
-        ours = payloads[at : at + most]
-        heads = stream_heads(lead, due, step, most)
-        count = [*map(bytes.startswith, ours, heads), False].index(False)
-        taken = step * count
-        limit = self._data
-        if due + taken > self._window or limit.used + taken > limit.value:
-            return at  # `take` will find the one that goes beyond.
-        stream.parts += map(_after(skip), ours[:count])
-        stream.next = stream.due = due + taken
-        limit.used += taken
-        return at + count
+        step = len(payloads[0]) - skip
+        if step <= 0 or len(stream.parts) > PARTS_MAX:
+            return 0
+        heads = stream_heads(lead, due, step, len(payloads))
+        count = [*map(bytes.startswith, payloads, heads), False].index(False)
+        size = step * count
+        due += size
+        used = limit.used + size
+        if due > self._window or used > limit.value:
+            return 0  # `take` will find the one that goes beyond.
+        stream.parts += map(_after(skip), payloads[:count])
+        stream.next = stream.due = due
+        limit.used = used
+        return count
 
     def _hand_on(self, data: bytes) -> int:
         """Take the end of the newest parcel and the beginning of the next one; where that stops.
@@ -169,22 +173,19 @@ class Inbox:
         A packet has both, as a rule, and what they begin with is known before, as in `_follow`.
         """
         stream, limit = self._newest, self._data
-        if stream is None or stream.due <= 0 or data[:1] != _END:
+        if stream is None or stream.due <= 0:
             return 0
         lead = _END + stream.lead[1:] + varint(stream.due)
+        if not data.startswith(lead):
+            return 0
         at = len(lead) + 2
-        stop = at + int.from_bytes(data[at - 2 : at]) - LENGTH_MARK
-        due = stream.due + stop - at
-        if (
-            not at < stop <= len(data)
-            or not data.startswith(lead)
-            or due > self._window
-            or limit.used + stop - at > limit.value
-        ):
+        size = int.from_bytes(data[at - 2 : at]) - LENGTH_MARK
+        stop, due, used = at + size, stream.due + size, limit.used + size
+        if size <= 0 or stop > len(data) or due > self._window or used > limit.value:
             return 0
         stream.parts.append(data[at:stop])
         stream.next = stream.final = due
-        limit.used += stop - at
+        limit.used = used
         self._finish(stream)
         return self._begin_next(data, stop, stream.id + 4)
 

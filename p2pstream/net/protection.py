@@ -8,7 +8,7 @@ are: in Python, calls are what a packet costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import starmap
 from typing import Any
 
@@ -54,20 +54,19 @@ def seal(payloads: Sequence[bytes], first: int, header: bytes, keys: Any) -> byt
     parts[1::2] = map(keys.aead._aead.encrypt, nonces, payloads, headers)
     train = bytearray().join(parts)
     size = at + NUMBER_BYTES + len(parts[1])
-    first_mask, high_mask, low_mask = _masks(train, size, count, at, keys.hp)
-    train[::size] = _xor(train[::size], first_mask)
-    train[at::size] = _xor(highs, high_mask)
-    train[at + 1 :: size] = _xor(lows, low_mask)
+    hidden = _xor(header[:1] * count + highs + lows, _masks(train, size, count, at, keys.hp))
+    train[::size] = hidden[:count]
+    train[at::size] = hidden[count:-count]
+    train[at + 1 :: size] = hidden[-count:]
     return bytes(train)
 
 
 def unmask(data: bytes, size: int, count: int, at: int, keys: Any) -> tuple[bytes, Columns]:
     """The first bytes of packets, and the numbers at `at`, if these have two bytes each."""
-    first_mask, high_mask, low_mask = _masks(data, size, count, at, keys.hp)
     stop = size * (count - 1) + at + NUMBER_BYTES
-    highs = _xor(data[at:stop:size], high_mask)
-    lows = _xor(data[at + 1 : stop : size], low_mask)
-    return _xor(data[:stop:size], first_mask), (highs, lows)
+    hidden = data[:stop:size] + data[at:stop:size] + data[at + 1 : stop : size]
+    clear = _xor(hidden, _masks(data, size, count, at, keys.hp))
+    return clear[:count], (clear[count:-count], clear[-count:])
 
 
 def whole_numbers(numbers: Columns, expected: int) -> Sequence[int]:
@@ -116,25 +115,24 @@ def _nonces(secret: int, highs: bytes, lows: bytes) -> tuple[bytes, ...]:
     """RFC 9001 5.3. secret: the IV, and in it already what is above the last two bytes."""
     if len(lows) == 1:
         return ((secret ^ highs[0] << 8 ^ lows[0]).to_bytes(NONCE_BYTES),)
-    iv = secret.to_bytes(NONCE_BYTES)
-    out = bytearray(iv) * len(lows)
-    out[NONCE_BYTES - 2 :: NONCE_BYTES] = _xor(highs, iv[-2:-1] * len(lows))
-    out[NONCE_BYTES - 1 :: NONCE_BYTES] = _xor(lows, iv[-1:] * len(lows))
-    return cutter(0, NONCE_BYTES, 0, len(lows))(out)
+    iv, count = secret.to_bytes(NONCE_BYTES), len(lows)
+    out = bytearray(iv) * count
+    ends = _xor(highs + lows, iv[-2:-1] * count + iv[-1:] * count)
+    out[NONCE_BYTES - 2 :: NONCE_BYTES] = ends[:count]
+    out[NONCE_BYTES - 1 :: NONCE_BYTES] = ends[count:]
+    return cutter(0, NONCE_BYTES, 0, count)(out)
 
 
-def _masks(
-    data: bytes | bytearray, size: int, count: int, at: int, protection: Any
-) -> tuple[bytes, bytes, bytes]:
-    """Three columns: what hides the first byte, and the two of the number (RFC 9001 5.4.3, 4)."""
+def _masks(data: bytes | bytearray, size: int, count: int, at: int, protection: Any) -> bytes:
+    """Three columns, joined: what hides the first byte, and the number's (RFC 9001 5.4.3, 4)."""
     at += SAMPLE_AT
     samples = cutter(at, SAMPLE_BYTES, size - at - SAMPLE_BYTES, count)(data)
     if protection._is_chacha20:
         masks = b"".join([protection._mask(one)[:5].ljust(SAMPLE_BYTES) for one in samples])
     else:
         masks = protection._encryptor.update(b"".join(samples))
-    return masks[::16].translate(_UNMASKED), masks[1::16], masks[2::16]
+    return masks[::16].translate(_UNMASKED) + masks[1::16] + masks[2::16]
 
 
-def _xor(one: Iterable[int], other: bytes) -> bytes:
+def _xor(one: bytes, other: bytes) -> bytes:
     return (int.from_bytes(one) ^ int.from_bytes(other)).to_bytes(len(other))

@@ -8,7 +8,7 @@ file only typed values exist.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgpack
 import msgspec
@@ -56,19 +56,16 @@ class Codec:
             raise BadMessage(f"message of {len(data)} bytes, more than {MESSAGE_BYTES_MAX}")
         values = _unpack(data)
         try:
-            message = msgspec.convert(values, self._class(values), strict=True)
+            cls = self._classes[values[0]]
+        except (LookupError, TypeError):  # Nothing, no array, or a tag that cannot be one.
+            raise BadMessage("not a message of a known type") from None
+        try:
+            message = msgspec.convert(values, cls, strict=True)
         except (msgspec.ValidationError, RecursionError) as error:
             raise BadMessage(f"not a message: {error}") from None
         if _pack(message) != data:
             raise BadMessage(f"non_canonical: {type(message).__name__}")
         return message
-
-    def _class(self, values: object) -> type[Message]:
-        tag = values[0] if isinstance(values, list) and values else None
-        cls = self._classes.get(tag) if type(tag) is int else None
-        if cls is None:
-            raise BadMessage("not a message of a known type")
-        return cls
 
 
 def _pack(message: Message) -> bytes:
@@ -78,7 +75,7 @@ def _pack(message: Message) -> bytes:
     return data
 
 
-def _unpack(data: bytes) -> object:
+def _unpack(data: bytes) -> Any:
     try:
         return msgpack.unpackb(
             data,

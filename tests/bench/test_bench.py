@@ -13,7 +13,8 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from p2pstream.bench import others, page, path, processes
+from p2pstream.bench import others, page, path
+from p2pstream.bench.pieces import epoch, pieces
 from p2pstream.bench.telling import Setup
 from p2pstream.cli import bench as command
 from p2pstream.errors import UserError
@@ -57,11 +58,11 @@ def test_a_bottleneck_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_pieces_it_sends_are_real_ones() -> None:
     """A relay with a swarm would hang up on anything else."""
-    piece = processes._pieces(Setup(bits_per_s=6e6))
+    piece = pieces(Setup(bits_per_s=6e6))
     first, second = piece(0), piece(1)
     assert isinstance(first.header, m.Piece)
     head = heads.parse(first.header.head)
-    head.verify(processes._epoch(), wall_ms=head.captured_ms)
+    head.verify(epoch(), wall_ms=head.captured_ms)
     assert isinstance(second.header, m.Piece)
     assert second.header.head == b""
     assert second.header.index == 1
