@@ -46,8 +46,9 @@ class Driver:
     def poke(self) -> None:
         """Call this after any other method of the core."""
         self._perform_all()
-        if self._nap is not None:
-            self._nap.deadline = self._alarm()
+        # Only to earlier: trio makes much of each move, and most appointments move back.
+        if self._nap is not None and (at := self._alarm()) < self._nap.deadline:
+            self._nap.deadline = at
 
     async def run(self) -> None:
         """Wake the core whenever it asked for it, until cancelled."""
@@ -56,9 +57,11 @@ class Driver:
             with trio.CancelScope(deadline=self._alarm()) as self._nap:
                 await trio.sleep_forever()
             self._nap = None
-            self._woken_at = trio.current_time()
-            self.core.wake(now=self._woken_at)
-            self._perform_all()
+            now = trio.current_time()
+            if now >= self.core.wake_at():  # Else it has moved back meanwhile.
+                self._woken_at = now
+                self.core.wake(now=now)
+                self._perform_all()
 
     def _perform_all(self) -> None:
         if self._performing:

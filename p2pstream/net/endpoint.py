@@ -173,8 +173,8 @@ class Endpoint:
             for data, size, address in trains:
                 self._on_train(data, size, address, now)
             self._turn(udp, now)
-            if self._nap is not None:
-                self._nap.deadline = self._alarm()
+            if self._nap is not None and (at := self._alarm()) != self._nap.deadline:
+                self._nap.deadline = at
             await udp.flush()
 
     async def _tend(self, udp: Udp) -> None:

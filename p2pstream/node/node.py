@@ -135,7 +135,9 @@ class Node:
 
         def perform(effect: object) -> None:
             match effect:
-                case Send() | Dial() | Hangup():
+                case Send():  # By far the most.
+                    self.carrier.perform(effect)
+                case Dial() | Hangup():
                     self._perform(effect)
                 case Note():
                     self._note(effect)
