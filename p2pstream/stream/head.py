@@ -43,7 +43,7 @@ _FIXED = struct.Struct(f">{len(TAG)}s32sIQ32sQQQIBIB")
 _RENDITION = struct.Struct(f">B{HASH_BYTES}sI{ROOT_BYTES}s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """What a head says of one rendition's chunk. root: RFC 6962 over its pieces. size: bytes."""
 
@@ -52,7 +52,7 @@ class Part:
     size: int
     root: bytes
 
-    @property
+    @cached_property
     def pieces(self) -> int:
         return piece_count(self.size)
 
