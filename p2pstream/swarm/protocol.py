@@ -469,6 +469,7 @@ class Swarm:
         self._giver.note_change(seq, now=now)
         if self.watch and self.window.complete(seq, rendition):
             self.watch.arrived(seq, rendition, now=now)
+            self._taker.note_complete()
             self._play(now)
 
     def _count_piece(self, partner: Partner, header: m.Piece, size: int, *, new: bool) -> None:

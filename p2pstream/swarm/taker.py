@@ -47,6 +47,17 @@ class Taker:
         if self.mesh.watch is not None and self.mesh.watch.playout.next_seq is None:
             self.soon(now=now)
 
+    def note_complete(self) -> None:
+        """A chunk is complete. If that was all there is, nothing is due until more is heard of:
+        the plan that a head asked for, in case its pieces did not come, is dropped.
+        """
+        mesh = self.mesh
+        waiting = self._pulled or self._at_a_loss or mesh.claimed > mesh.window.newest
+        if waiting or (mesh.watch is not None and mesh.watch.playout.next_seq is None):
+            return
+        if not any(map(self._missing, mesh.renditions())):
+            self.plan_at = inf
+
     def note_map(self, told: m.Map, *, now: float) -> None:
         """A partner told what it holds: look soon whether we lack any of it."""
         window, known = self.mesh.window, self._known_at
