@@ -22,8 +22,11 @@ STREAM = StreamId(bytes(32))
 class Ear(Light):
     """A host without a node: it notes what arrives and when."""
 
-    def deliver(self, sender: Any, happening: Any) -> None:  # noqa: ARG002
-        self.heard.append((self.world.now, happening))
+    def hear(self, sender: Any, message: Any) -> None:  # noqa: ARG002
+        self.heard.append((self.world.now, message))
+
+    def on_link(self, sender: Any, happening: Any) -> None:
+        self.hear(sender, happening)
 
     heard: list[tuple[float, Any]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from statistics import mean
 
 import pytest
 
@@ -282,17 +283,21 @@ def test_h11_silence_is_not_the_end() -> None:
 
 @pytest.mark.parametrize(("loss", "stall_s", "twice"), [(0.02, 0.5, 0.05), (0.10, 2.0, 0.12)])
 def test_lost_parcels_are_fetched_again(loss: float, stall_s: float, twice: float) -> None:
-    mesh = Mesh()
-    mesh.world.loss = loss
-    viewers = audience(mesh, 6)
-    mesh.world.run(10.0)
+    """Bytes that come twice are a matter of luck: the mean of two worlds counts."""
+    duplicates = []
+    for seed in (1, 2):
+        mesh = Mesh(seed=seed)
+        mesh.world.loss = loss
+        viewers = audience(mesh, 6)
+        mesh.world.run(10.0)
 
-    mesh.check()
-    assert mesh.duplicates(viewers) <= twice
-    for host in viewers:
-        assert mesh.playout(host).counters.stall_s <= stall_s
-        assert max(mesh.lag_s(host, since=6.0)) < 2.0
-        assert len(mesh.seqs(host)) > 40
+        mesh.check()
+        duplicates.append(mesh.duplicates(viewers))
+        for host in viewers:
+            assert mesh.playout(host).counters.stall_s <= stall_s
+            assert max(mesh.lag_s(host, since=6.0)) < 2.0
+            assert len(mesh.seqs(host)) > 40
+    assert mean(duplicates) <= twice
 
 
 def test_slow_uplinks_are_filled_but_not_flooded() -> None:
