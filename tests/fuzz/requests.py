@@ -30,6 +30,7 @@ from tests.fuzz.bites import Bites
 STATUSES = {b"%d" % n for n in (200, 400, 403, 404, 405, 413, 414, 421, 431, 501, 503)}  # No 500.
 PORT = 8080
 HOST = b"127.0.0.1:%d" % PORT
+CLIENT = "127.0.0.1", 50_000
 NEXT = b"\xfe"  # Between two clients.
 WHOLE = 8  # One input in so many goes all the way.
 CLIENTS_MAX = 8
@@ -70,6 +71,13 @@ def seeds() -> list[bytes]:
     return [*talks, *(NEXT.join(rng.sample(talks, CLIENTS_MAX)) for _ in talks)]
 
 
+class Seat:
+    """As a socket, as far as anybody asks."""
+
+    def getpeername(self) -> tuple[str, int]:
+        return CLIENT
+
+
 def _gateway() -> Gateway:
     window = LiveWindow()
     window.add_init(Init(0, "360p", 640, 360, 1, "avc1.4d401e", b"<init>"), HASH)
@@ -108,9 +116,10 @@ def _answer(http: h11.Connection, request: h11.Request) -> int:
     """The status of a request that is the last one of its client; 0 for others."""
     if status := gateway_http._fault(request):
         return status
-    refusal = GATEWAY._refusal(gateway_http._scope(request))
-    assert refusal is None or b"%d" % refusal.status_code in STATUSES
-    http.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+    refusal = GATEWAY._refusal(gateway_http._scope(request, CLIENT))
+    status = refusal.status_code if refusal else 200
+    assert b"%d" % status in STATUSES
+    http.send(h11.Response(status_code=status, headers=[("content-length", "0")]))
     http.send(h11.EndOfMessage())
     if http.their_state is h11.SEND_BODY:
         http.next_event()
@@ -125,10 +134,10 @@ async def _converse_all(talks: list[Bites]) -> bytes:
 
 async def _converse(talk: Bites) -> bytes:
     ours, theirs = memory_stream_pair()
+    vars(ours)["socket"] = Seat()  # Now a stream in memory has all that is used of a socket.
     heard = bytearray()
     part = _part(talk)
     async with trio.open_nursery() as nursery:
-        # A stream in memory has all that is used of a socket.
         nursery.start_soon(gateway_http._House(APPLICATION).welcome, ours)  # type: ignore[arg-type]
         nursery.start_soon(_hear, theirs, heard)
         while talk:
