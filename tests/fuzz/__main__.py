@@ -35,10 +35,7 @@ TARGETS = {
     "handshakes": [
         "aioquic.quic.packet", "aioquic.tls", "p2pstream.net.engine", "p2pstream.net.tls",
     ],
-    "strangers": [
-        "aioquic.quic.packet", "aioquic.tls", "p2pstream.net.doorman", "p2pstream.net.endpoint",
-        "p2pstream.net.link",
-    ],
+    "strangers": ["aioquic.quic.packet", "p2pstream.net.doorman", "p2pstream.net.endpoint"],
 }  # fmt: skip
 CACHE = Path(__file__).parents[2] / ".cache" / "fuzz"
 INPUT_BYTES_MAX = 4096
