@@ -52,9 +52,10 @@ unit: $(VENV)/.ready-test
 e2e: $(VENV)/.ready-test
 	$(PYTEST) -n 3 --dist loadfile tests/e2e
 
-# Ten virtual minutes of each attack, and an hour of a relay: hours of this machine's time.
+# Ten virtual minutes of each attack, and an hour of a relay: 20 minutes of one core on a slow machine.
+# Some of it: `make soak RUNS="s01 s16"`.
 soak: $(VENV)/.ready-test
-	P2PSTREAM_LONG=1 $(PYTEST) -n 2 -rP tests/quic/test_soak.py
+	$(BIN)/python -m tests.quic.soak $(RUNS)
 
 # Every scenario against its accepted result.
 simulate: $(VENV)/.ready
@@ -69,11 +70,13 @@ determinism: $(VENV)/.ready
 tiers: $(VENV)/.ready-test
 	$(BIN)/python -m simulations.beside --write
 
-# What is found is kept in .cache/fuzz.
+# What is found is kept in .cache/fuzz. A million messages of each target, about an hour of one core:
+# `make fuzz FUZZ_S=7200 FUZZ_MESSAGES=1000000`.
 FUZZ_S ?= 60
+FUZZ_MESSAGES ?= 0
 fuzz: $(VENV)/.ready-test
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e ".[fuzz]"
-	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S) --messages $(FUZZ_MESSAGES)
 
 vectors: $(VENV)/.ready
 	$(BIN)/python -m tests.make_vectors

@@ -80,6 +80,7 @@ class _Connection:
 
     def __init__(self, stream: trio.SocketStream, app: App) -> None:
         self.scope = trio.CancelScope()
+        self.client = _client(stream)
         self.waiting_since = trio.current_time()
         self._stream = stream
         self._app = app
@@ -178,7 +179,7 @@ class _Exchange:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             try:
-                await app(_scope(self._request), self._receive, self._send)
+                await app(_scope(self._request, self._connection.client), self._receive, self._send)
             except ClientGone:
                 self._gone.set()
             nursery.cancel_scope.cancel()
@@ -237,7 +238,16 @@ def _path(target: bytes) -> str | None:
     return path if path.isprintable() and "\\" not in path else None
 
 
-def _scope(request: h11.Request) -> Scope:
+def _client(stream: trio.SocketStream) -> tuple[str, int] | None:
+    """The client's address; None of one that has gone already."""
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError:
+        return None
+    return host, port
+
+
+def _scope(request: h11.Request, client: tuple[str, int] | None) -> Scope:
     """The request as ASGI 3 describes it."""
     raw_path, _, query = request.target.partition(b"?")
     return {
@@ -251,6 +261,6 @@ def _scope(request: h11.Request) -> Scope:
         "query_string": query,
         "root_path": "",
         "headers": list(request.headers),
-        "client": None,
+        "client": client,
         "server": None,
     }

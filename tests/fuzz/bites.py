@@ -15,8 +15,9 @@ class Bites:
         self._data = data
         self._at = 0
 
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
+    def __len__(self) -> int:
+        """What is left, in bytes."""
+        return max(0, len(self._data) - self._at)
 
     def take(self, count: int) -> bytes:
         """At most so many bytes."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from copy import copy, deepcopy
 from typing import Any
 
-from aioquic._buffer import Buffer
 from aioquic.quic.crypto import CryptoPair
 from aioquic.tls import Epoch
 
@@ -22,8 +20,9 @@ from p2pstream.net.frames import varint
 from p2pstream.net.link import Hello, Link
 from p2pstream.wire.frame import frame as framed
 from tests.fuzz.bites import Bites
-from tests.fuzz.frames import frame
+from tests.fuzz.frames import OURS, frame
 from tests.fuzz.pair import ANSWERER, CALLER, Pair
+from tests.fuzz.twins import Twins
 from tests.wire.every import CODEC, EXAMPLES
 
 STEPS_MAX = 256
@@ -57,7 +56,9 @@ class Stage:
     def __init__(self, end: int) -> None:
         pair = PAIRS[end]
         self.peer = pair.engines[1 - end]
-        self.link, self.keys = _twins(pair, end)
+        self.link: Link
+        self.keys: CryptoPair
+        self.link, self.keys = TWINS[end].one()
         self.engine: Any = self.link._engine
         self.now = pair.now
         self.datagrams = 0
@@ -92,11 +93,15 @@ def _pair() -> Pair:
     pair = Pair(FastEngine, FastEngine)
     pair.talk(6)
     assert all(link.up for link in pair.links)
+    for link in pair.links:
+        for _ in range(OURS):
+            link.send(Parcel(HEADER, bytes(2000)), expires_at=1e9)
+        link.flush(now=pair.now)  # On its way.
     return pair
 
 
-def _twins(pair: Pair, end: int) -> tuple[Link, CryptoPair]:
-    """A link like that end's, and its peer's keys: a handshake would cost five times as much.
+def _twins(pair: Pair, end: int) -> Twins:
+    """Copies of that end's link and its peer's keys: a handshake would cost five times as much.
 
     Shared is what cannot be copied and does not change any more.
     """
@@ -107,16 +112,13 @@ def _twins(pair: Pair, end: int) -> tuple[Link, CryptoPair]:
         for each in (keys, *engine._cryptos.values(), *engine._cryptos_initial.values())
         for context in (each.send, each.recv)
     ]
-    shared = [peer, engine._configuration, pair.links[end]._codec]
-    shared += [part for context in contexts for part in (context.aead, context.hp)]
-    twins: dict[int, Any] = {id(one): one for one in shared}
-    twins[id(engine.tls)] = copy(engine.tls)
-    for buffer in engine._crypto_buffers.values():
-        twins[id(buffer)] = Buffer(capacity=buffer.capacity)
-    return deepcopy((pair.links[end], keys), twins)
+    ciphers = [part for context in contexts for part in (context.aead, context.hp) if part]
+    shared = [peer, engine._configuration, pair.links[end]._codec, *ciphers]
+    return Twins((pair.links[end], keys), shared)
 
 
 PAIRS = _pair(), _pair()
+TWINS = [_twins(pair, end) for end, pair in enumerate(PAIRS)]
 
 
 def _frames(stage: Stage, bites: Bites) -> None:
@@ -171,6 +173,6 @@ def _keys(stage: Stage, bites: Bites) -> None:
 
 
 STEPS: list[Callable[[Stage, Bites], None]] = [
-    _frames, _frames, _frames, _train, _train, _stream, _stream, _stream, _send, _send,
-    _time, _time, _keys, _payload, _bytes,
+    *[_frames, _frames, _frames, _train, _train, _stream, _stream, _stream, _bytes, _send] * 3,
+    _send, _time, _time, _time, _time, _keys, _keys, _payload,
 ]  # fmt: skip

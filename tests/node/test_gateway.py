@@ -19,8 +19,17 @@ import pytest
 import trio
 
 from p2pstream.errors import BadConfig, PortInUse
-from p2pstream.node import gateway_http
-from p2pstream.node.gateway import FEEDS_MAX, PAGE, TITLE_CHARS_MAX, Gateway, clean_title
+from p2pstream.node import gateway, gateway_http
+from p2pstream.node.gateway import (
+    FEEDS_MAX,
+    GUESSERS_MAX,
+    GUESSES_BURST,
+    GUESSES_PER_S,
+    PAGE,
+    TITLE_CHARS_MAX,
+    Gateway,
+    clean_title,
+)
 from p2pstream.node.gateway_http import CONNECTIONS_MAX
 from p2pstream.playback.hls import BEHIND_PARTS_MAX, LiveWindow
 from p2pstream.stream.chunk import TICKS_PER_S, Chunk, Init
@@ -405,8 +414,11 @@ async def test_nothing_can_be_changed_with_any_token_g_03(method: str, path: str
         assert world.state == before
 
 
-async def test_who_guesses_tokens_gets_one_and_the_same_answer_g_03() -> None:
+async def test_who_guesses_tokens_gets_one_and_the_same_answer_g_03(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nothing in it tells how near a guess was, and the owner is served all along."""
+    monkeypatch.setattr(gateway, "GUESSES_BURST", 1000)
     guesses = [TOKEN[:size] for size in range(len(TOKEN))]
     guesses += [TOKEN[:size] + "x" * (len(TOKEN) - size) for size in range(len(TOKEN))]
     guesses += [TOKEN + "x", TOKEN.upper()]
@@ -420,6 +432,37 @@ async def test_who_guesses_tokens_gets_one_and_the_same_answer_g_03() -> None:
             answers.add((answer.status_code, answer.content, tuple(sorted(told.items()))))
         assert [(status, body) for status, body, _ in answers] == [(401, b"")]
         assert (await client.get(f"{url}/{TOKEN}/api/state")).status_code == 200
+
+
+async def test_who_guesses_tokens_may_try_only_so_often_g_03(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After that not even the right one is looked at. Owners are elsewhere, and served."""
+    monkeypatch.setattr(gateway, "GUESSES_PER_S", 0.0001)
+    async with serving(binds=["127.0.0.2"], expose=True, token=TOKEN) as (world, owner):
+        url = f"http://127.0.0.1:{world.gateway.port}"
+        elsewhere = httpx2.AsyncHTTPTransport(local_address="127.0.0.3")
+        async with httpx2.AsyncClient(transport=elsewhere) as guesser:
+            guesses = [f"{number:022}" for number in range(2 * GUESSES_BURST)] + [TOKEN]
+            answers = [await guesser.get(f"{url}/{guess}/api/state") for guess in guesses]
+        assert [answer.status_code for answer in answers[:GUESSES_BURST]] == [401] * GUESSES_BURST
+        assert {answer.status_code for answer in answers[GUESSES_BURST:]} == {429}
+        assert (await owner.get("api/state")).status_code == 200
+
+
+def test_guessers_are_told_apart_and_forgotten_g_03() -> None:
+    guesses = gateway._Guesses()
+    for number in range(GUESSERS_MAX + 5):
+        for _ in range(GUESSES_BURST):
+            guesses.note((f"10.0.{number // 256}.{number % 256}", 1), now=0)
+    assert len(guesses._buckets) == GUESSERS_MAX
+    assert guesses.may_try(("10.0.0.4", 1), now=0)
+    assert not guesses.may_try(("10.0.0.5", 2), now=0)
+    assert guesses.may_try(("10.0.0.5", 2), now=1 / GUESSES_PER_S)
+    for host in range(GUESSES_BURST):
+        guesses.note((f"2001:db8::{host}", 1), now=0)
+    assert not guesses.may_try(("2001:db8::ffff", 1), now=0)
+    assert guesses.may_try(("2001:db8:0:1::1", 1), now=0)
 
 
 async def test_a_port_that_is_taken_is_said_so() -> None:

@@ -1,4 +1,4 @@
-"""Nodes that run for long, under attack or in bad weather. P2PSTREAM_LONG=1: for very long.
+"""Nodes that run for long, under attack or in bad weather. `soak.py` makes that very long.
 
 Delays are in virtual time, so they say what an attack does to the protocol, not to the processor;
 memory is that of the whole process, attackers and network included.
@@ -10,6 +10,7 @@ import gc
 import os
 import random
 from functools import partial
+from math import isnan, nan
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,10 @@ CHILDREN = 8 if LONG else 4
 # Between two pieces of a relay: a slower stream makes a long run cheaper, and no shorter.
 PIECE_S = 0.2 if LONG else 0.05
 RELAY_PIECE_S = 0.4 if LONG else 0.1
-MOVE_S = 20.0 if LONG else 1.0
+MOVE_S = 2.0 if LONG else 1.0  # In turns: each of the ten nodes every 20 s.
 KEYS_S = 30.0 if LONG else 1.0
 PATIENCE_S = 4 * 3600  # Of pytest, when long.
+TELL_S = 60.0  # Between two words of how it goes.
 
 pytestmark = [pytest.mark.timeout(PATIENCE_S)] if LONG else []
 
@@ -76,6 +78,17 @@ class Relay:
             await trio.sleep(every_s)
         await trio.sleep(self.rest_s)
 
+    async def endure(self, name: str, seconds: float, every_s: float) -> int:
+        """As `run`, with a word each minute; returns by how many bytes this process has grown."""
+        before, done = resident_bytes(), 0.0
+        while done < seconds:
+            part = min(TELL_S, seconds - done)
+            await self.run(part, every_s)
+            done += part
+            growth = resident_bytes() - before
+            print(f"{name}: {done:.0f} s, {growth / MIB:.1f} MiB more", flush=True)
+        return growth
+
     @property
     def downs(self) -> list[str]:
         return [down for one in (self.source, *self.children) for down in one.downs]
@@ -99,6 +112,13 @@ class Relay:
         if not self.waiting[number]:
             del self.waiting[number]
             self.delays.append(trio.current_time() - self.sent_at.pop(number))
+
+
+def row(name: str, seconds: float, growth: int, relay: Relay, calm_p99_s: float = nan) -> str:
+    """What came of it, under `soak.TITLES`."""
+    p99, pieces = relay.p99_s() * 1e3, len(relay.delays)
+    calm = "" if isnan(calm_p99_s) else f"{calm_p99_s * 1e3:.0f} ms"
+    return f"| {name:4}|{seconds:6.0f} s|{growth / MIB:7.1f} MiB|{p99:6.0f} ms|{calm:>9}|{pieces:7}"
 
 
 async def small_relay(net: Net) -> Relay:
@@ -135,12 +155,9 @@ async def test_s01_s05_to_s14_a_node_under_attack_serves_others_and_does_not_gro
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ATTACKS[attack](), net, relay.node)
         await relay.run(6 * PIECE_S, PIECE_S)
-        before = resident_bytes()
-        await relay.run(ATTACK_S, PIECE_S)
-        growth = resident_bytes() - before
+        growth = await relay.endure(attack, ATTACK_S, PIECE_S)
         nursery.cancel_scope.cancel()
-    told = f"{relay.p99_s() * 1e3:.0f} ms, calm {calm_p99_s * 1e3:.0f} ms"
-    print(f"{attack}: {growth / MIB:.1f} MiB more, p99 {told}")
+    print(row(attack, ATTACK_S, growth, relay, calm_p99_s))
     assert not relay.waiting
     assert relay.downs == []
     assert growth < GROWTH_BYTES_MAX
@@ -180,12 +197,11 @@ async def test_s16_a_relay_in_bad_weather_loses_nothing_and_does_not_grow(net: N
         nursery.start_soon(move)
         nursery.start_soon(update_keys)
         await relay.run(RELAY_S / 4, RELAY_PIECE_S)
-        before, tasks = resident_bytes(), trio.lowlevel.current_statistics().tasks_living
-        await relay.run(3 * RELAY_S / 4, RELAY_PIECE_S)
-        growth = resident_bytes() - before
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        growth = await relay.endure("s16", 3 * RELAY_S / 4, RELAY_PIECE_S)
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         nursery.cancel_scope.cancel()
-    print(f"{moves} moves: {growth / MIB:.1f} MiB more, p99 {relay.p99_s() * 1e3:.0f} ms")
+    print(row("s16", RELAY_S, growth, relay), f"{moves} moves")
     assert moves >= 3
     assert not relay.waiting
     assert relay.downs == relay.node.downs == []
