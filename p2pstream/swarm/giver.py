@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
+import msgspec
+
 from p2pstream.core import Parcel, Send
 from p2pstream.identity import NodeId
 from p2pstream.stream.window import HEADS_MAX
-from p2pstream.stream.window import Piece as Stored
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
 from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, substream_of
@@ -29,8 +30,18 @@ RELAX_S = 5.0  # After so long without one we may take another feed. Wild guess.
 RATE_MIN = 32 * 1024  # Bytes a second that the budget counts with before the rate is known.
 BUDGET_S = 2.0  # How much unused upload is saved up: newcomers ask for a second at once.
 ANSWERS_MAX = 64  # Pieces sent for one Want.
-HEADERS_MAX = 8  # Of pieces sent just now; a few rounds of children.
 PEERS_TOLD_MAX = 16  # In one message.
+
+
+class _Parcels(msgspec.Struct, frozen=True):
+    """A piece, without its head and with it: the same objects for all children, so packed once."""
+
+    seq: int
+    rendition: int
+    index: int
+    size: int  # Bytes.
+    bare: Parcel
+    headed: Parcel
 
 
 @dataclass(slots=True)
@@ -49,17 +60,18 @@ class Giver:
     _budget: float = 0.0  # Bytes.
     _budget_at: float = 0.0
     _relax_at: float = inf
-    _headers: dict[tuple[int, int, int, int, bool], m.Piece] = field(default_factory=dict)
 
     def forward(
         self, seq: int, rendition: int, index: int, hops: int, *,
         besides: NodeId | None = None, now: float,
     ) -> None:  # fmt: skip
         """Push a new piece to the children of its feed. hops: how far we are for it."""
-        for peer in self.mesh.children.of(seq, rendition, index):
+        children = self.mesh.children.of(seq, rendition, index)
+        parcels = self._parcels(seq, rendition, index, hops) if children else None
+        for peer in children:
             partner = self.mesh.partners.get(peer)
-            if partner is not None and peer != besides:
-                self._push(partner, seq, rendition, index, hops, now)
+            if parcels is not None and partner is not None and peer != besides:
+                self._push(partner, parcels, now)
 
     def note_change(self, seq: int, *, now: float) -> None:
         """We hold more of `seq` than before: tell the partners, one after another."""
@@ -119,14 +131,14 @@ class Giver:
             mask, have = m.unpack_mask(data), self.mesh.window.have(seq, want.rendition)
             lack = mask & ~have
             for index in bits(mask & have):
-                piece = self.mesh.window.piece(seq, want.rendition, index)
-                if piece is None or left == 0 or not self._may_answer(partner.node, now):
+                parcels = self._parcels(seq, want.rendition, index, None) if left else None
+                if parcels is None or not self._may_answer(partner.node, now):
                     lack |= 1 << index
                     continue
                 left -= 1
                 if want.heads:
                     partner.knows.discard(seq)
-                self._send_piece(partner, seq, want.rendition, index, piece, None, now)
+                self._send_piece(partner, parcels, now)
             if lack:
                 lacking.append((seq, pack_mask(lack)))
         if lacking:
@@ -150,7 +162,9 @@ class Giver:
         for seq in mesh.window:
             for index in bits(mesh.window.have(seq, rendition)):
                 if seq >= message.since and added >> substream_of(seq, index) & 1:
-                    self._push(partner, seq, rendition, index, None, now)
+                    parcels = self._parcels(seq, rendition, index, None)
+                    assert parcels is not None, "it is in the window"
+                    self._push(partner, parcels, now)
 
     def adapt(self, *, now: float) -> None:
         """Carry as many feeds as the uplink can: once a second one less, or slowly more again.
@@ -177,50 +191,42 @@ class Giver:
         feeds = [feed for rendition in mesh.renditions() for feed in feeds_of(rendition)]
         mesh.children.keep(feeds, {feed for feed in feeds if mesh.hops(feed) <= 1})
 
-    def _push(
-        self, partner: Partner, seq: int, rendition: int, index: int, hops: int | None, now: float
-    ) -> None:
-        if partner.holds(rendition, seq) >> index & 1:
+    def _push(self, partner: Partner, parcels: _Parcels, now: float) -> None:
+        if partner.holds(parcels.rendition, parcels.seq) >> parcels.index & 1:
             return
         backlog = self.mesh.roads.backlog(partner.node)
-        if backlog > max(BACKLOG_MIN, self.mesh.rate * BACKLOG_S):
+        if backlog > BACKLOG_MIN and backlog > self.mesh.rate * BACKLOG_S:
             self.mesh.counters.pushes_dropped += 1
             return
-        piece = self.mesh.window.piece(seq, rendition, index)
-        assert piece is not None, "only what is in the window is pushed"
-        self._send_piece(partner, seq, rendition, index, piece, hops, now)
+        self._send_piece(partner, parcels, now)
 
-    def _send_piece(
-        self, partner: Partner, seq: int, rendition: int, index: int,
-        piece: Stored, hops: int | None, now: float,
-    ) -> None:  # fmt: skip
-        """hops: how far we are for this piece; None: as far as for the newest of its feed."""
+    def _send_piece(self, partner: Partner, parcels: _Parcels, now: float) -> None:
+        mesh, knows = self.mesh, partner.knows_head(parcels.seq)
+        partner.knows.add(parcels.seq)
+        parcel = parcels.bare if knows else parcels.headed
+        mesh.out.append(Send(partner.node, parcel, now + PIECE_LIFE_S))
+        partner.account.given += parcels.size
+        mesh.counters.given += parcels.size
+        self._budget -= parcels.size
+
+    def _parcels(self, seq: int, rendition: int, index: int, hops: int | None) -> _Parcels | None:
+        """A piece as it is sent; None if we do not hold it.
+
+        hops: how far we are for this piece; None: as far as for the newest of its feed.
+        """
         mesh = self.mesh
-        head = mesh.window.head(seq)
-        assert head is not None, "a piece in the window has its head there"
-        raw = b"" if partner.knows_head(seq) else head.raw
-        partner.knows.add(seq)
+        piece, head = mesh.window.piece(seq, rendition, index), mesh.window.head(seq)
+        if piece is None or head is None:
+            return None
         if hops is None:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
-        header = self._header(seq, rendition, index, min(hops, NO_HOPS - 1), raw, piece.proof)
-        mesh.out.append(Send(partner.node, Parcel(header, piece.data), now + PIECE_LIFE_S))
-        partner.account.given += len(piece.data)
-        mesh.counters.given += len(piece.data)
-        self._budget -= len(piece.data)
-
-    def _header(
-        self, seq: int, rendition: int, index: int, hops: int, raw: bytes, proof: tuple[bytes, ...]
-    ) -> m.Piece:
-        """The same object for one child after another, so that it is packed once."""
-        key = seq, rendition, index, hops, bool(raw)
-        if key not in self._headers:
-            if len(self._headers) >= HEADERS_MAX:
-                self._headers.clear()
-            self._headers[key] = m.Piece(
-                self.mesh.stream, seq, rendition, index, hops, raw, b"".join(proof)
-            )
-        return self._headers[key]
+        proof, hops = b"".join(piece.proof), min(hops, NO_HOPS - 1)
+        bare, headed = (
+            Parcel(m.Piece(mesh.stream, seq, rendition, index, hops, raw, proof), piece.data)
+            for raw in (b"", head.raw)
+        )
+        return _Parcels(seq, rendition, index, len(piece.data), bare, headed)
 
     def _may_answer(self, peer: NodeId, now: float) -> bool:
         """Whether the upload budget has room for a pull."""
