@@ -136,7 +136,7 @@ class Node:
         def perform(effect: object) -> None:
             match effect:
                 case Send():  # By far the most.
-                    self.carrier.perform(effect)
+                    self._send(effect)
                 case Dial() | Hangup():
                     self._perform(effect)
                 case Note():
@@ -232,6 +232,10 @@ class Node:
         self._dht.tell(peer, happening)
         for driver in list(self._swarms.values()):
             driver.tell(peer, happening)
+
+    def _send(self, effect: Send) -> None:
+        """A simulation listens here, and lies."""
+        self.carrier.perform(effect)
 
     def _perform(self, effect: Send | Dial | Hangup) -> None:
         if isinstance(effect, Dial):
