@@ -69,11 +69,6 @@ class WireContact(msgspec.Struct, frozen=True, array_like=True):
     def contact(self) -> Contact:
         return Contact(NodeId(self.node), (unpack_host(self.host), self.port))
 
-    @property
-    def size(self) -> int:
-        """Bytes in a message, at most."""
-        return CONTACT_EXTRA_BYTES + len(self.host)
-
 
 Contacts = Annotated[tuple[WireContact, ...], Meta(max_length=CONTACTS_MAX)]
 Records = Annotated[tuple[RecordBytes, ...], Meta(max_length=RECORDS_MAX)]
@@ -185,7 +180,8 @@ def fit_providers(
     Whoever asks wants records; the few nearest contacts lead it to the other holders.
     """
     near = _fitting(contacts[: CONTACTS_MAX // 2], ANSWER_BYTES_MAX // 2)
-    room = ANSWER_BYTES_MAX - ANSWER_EMPTY_BYTES - sum(contact.size for contact in near)
+    room = ANSWER_BYTES_MAX - ANSWER_EMPTY_BYTES
+    room -= sum(CONTACT_EXTRA_BYTES + len(contact.host) for contact in near)
     chosen: list[bytes] = []
     for record in records[:RECORDS_MAX]:
         room -= len(record) + RECORD_EXTRA_BYTES
@@ -201,7 +197,7 @@ def _fitting(contacts: list[Contact], room: int) -> tuple[WireContact, ...]:
     room -= ANSWER_EMPTY_BYTES
     chosen: list[WireContact] = []
     for contact in map(WireContact.of, contacts):
-        room -= contact.size
+        room -= CONTACT_EXTRA_BYTES + len(contact.host)
         if room < 0:
             break
         chosen.append(contact)

@@ -13,15 +13,14 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import replace
 from functools import partial
 from math import inf
 
 from p2pstream.core import Happening, LinkDown, LinkUp, Send
 from p2pstream.dht.addresses import is_private, may_dial, subnet_huge, subnet_small
 from p2pstream.dht.limits import Meter, Tokens
-from p2pstream.dht.lookup import ALPHA, ALPHA_START, Candidate, Lookup
+from p2pstream.dht.lookup import ALPHA_START, Candidate, Lookup
 from p2pstream.dht.messages import (
     CONTACTS_MAX,
     RECORDS_MAX,
@@ -51,9 +50,23 @@ from p2pstream.dht.records import (
     parse_record,
     read_record,
 )
-from p2pstream.dht.table import BUCKET_SIZE, Contact, RoutingTable
+from p2pstream.dht.table import Contact, RoutingTable
+from p2pstream.dht.tasks import (
+    RETRY_S_MAX,
+    RETRY_S_MIN,
+    Config,
+    Counters,
+    Found,
+    Goal,
+    LookupDone,
+    Provided,
+    Provision,
+    Task,
+)
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.identity import Address, NodeId, PublicKey, node_id
+
+__all__ = ["Config", "Counters", "Dht", "Found", "LookupDone", "Provided"]
 
 LOOKUPS_MAX = 32  # At a time. Wild guess: streams one node deals with, and its own upkeep.
 PROVIDED_MAX = 64  # Keys we announce. The same guess, for a seed.
@@ -72,115 +85,7 @@ PROBE_GAP_S = 10.0  # security/architecture.md 5.4: at most one liveness probe i
 PROBE_AGE_S = 300.0  # Wild guess: Kademlia's hour is too long for viewers, who stay for minutes.
 REFRESH_GAP_S = 5.0  # Wild guess: between refreshes, so that joining is no burst.
 SWEEP_GAP_S = 10.0  # Wild guess: expired records are never told, only their memory waits.
-RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0  # Wild guess: between rounds of announcing, doubling.
 REJOIN_S_MIN, REJOIN_S_MAX = 2.0, 60.0  # Wild guess: between tries to find anybody, doubling.
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What may be tuned. Times in seconds."""
-
-    k: int = BUCKET_SIZE  # security/architecture.md 5.4.
-    alpha: int = ALPHA  # The same.
-    replicas: int = 20  # The same: "aiming at 20 nodes".
-    replicas_min: int = 3  # Below this a provider tries again soon. Wild guess.
-    records_wanted: int = RECORDS_MAX  # One answer's worth: enough to choose 8 to 16 partners from.
-    record_life_s: float = 240.0  # Below the 300 allowed, so that clocks may differ by a minute.
-    republish_s: float = 120.0  # Half a record's life: one round may fail.
-    refresh_s: float = 600.0  # Of a bucket; the paper (2.3) has an hour, for longer-lived nodes.
-    allow_private: bool = False  # LAN and demo mode: believe addresses of this machine and LAN.
-    serving: bool = True  # Answer others. Not for nodes that nobody can dial.
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened so far."""
-
-    lookups: int = 0
-    asked: int = 0
-    answered: int = 0
-    late: int = 0
-    dead: int = 0
-    served: int = 0
-    denied: int = 0  # Queries we denied.
-    refused: int = 0  # Queries of ours that were denied.
-    unsolicited: int = 0  # Answers nobody asked for.
-    bad_addresses: int = 0
-    records_stored: int = 0
-
-
-# Effects, besides those of core.py.
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Providers of `key`, new or with newer addresses than before. Only addresses to dial."""
-
-    lookup: int
-    key: bytes
-    records: tuple[Record, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LookupDone:
-    """A `find` is over. found: providers in all. hops: to the first of them, or of the way."""
-
-    lookup: int
-    key: bytes
-    found: int
-    queries: int
-    hops: int
-    seconds: float
-    closest: tuple[Contact, ...]  # The nearest nodes that answered.
-
-
-@dataclass(frozen=True, slots=True)
-class Provided:
-    """A round of announcing is over: this many nodes hold our record."""
-
-    key: bytes
-    holders: int
-
-
-class Goal(Enum):
-    """What a look-up is for."""
-
-    FIND = auto()
-    PROVIDE = auto()
-    JOIN = auto()
-    REFRESH = auto()
-
-
-@dataclass(slots=True)
-class Task:
-    """A look-up with its purpose, and what it has brought so far."""
-
-    number: int
-    goal: Goal
-    lookup: Lookup
-    records: dict[NodeId, Record] = field(default_factory=dict)
-    seen: set[bytes] = field(default_factory=set)  # Verified bytes; at most `QUERIES_MAX` answers'.
-    hops: int | None = None
-
-
-@dataclass(slots=True)
-class Provision:
-    """A key we provide: the record, who holds it, and when to do more about it."""
-
-    key: bytes
-    addresses: tuple[Address, ...]
-    record: Record | None = None
-    renew_at: float = -inf
-    next_at: float = inf  # Inf while a round is under way, or while we know nobody.
-    retry_s: float = RETRY_S_MIN
-    round_at: float = -inf  # When the last round ended.
-    waiting: int = 0  # Announcements in flight.
-    looking: bool = False
-    holders: set[NodeId] = field(default_factory=set)
-
-    @property
-    def idle(self) -> bool:
-        return not self.looking and not self.waiting
 
 
 class Dht:
@@ -519,10 +424,8 @@ class Dht:
         """A look-up that starts with those we know nearest to `key`, and with leads at need."""
         self._lookups += 1
         self.counters.lookups += 1
-        k = {Goal.PROVIDE: self._config.replicas, Goal.REFRESH: self._config.k // 2}.get(
-            goal, self._config.k
-        )
-        lookup = Lookup(NodeId(key), now=now, k=k, alpha=self._config.alpha, patient=patient)
+        k, alpha = self._config.width(goal), self._config.alpha
+        lookup = Lookup(NodeId(key), now=now, k=k, alpha=alpha, patient=patient)
         lookup.add(self._start(key))
         task = Task(self._lookups, goal, lookup)
         if len(self._tasks) >= LOOKUPS_MAX:

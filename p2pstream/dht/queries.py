@@ -96,6 +96,7 @@ class Queries:
         self._rng = rng
         self._emit = emit
         self._asking: dict[int, Asking] = {}
+        self._due: float | None = None  # What `wake_at` says, until anything changes.
         self._dialling: set[NodeId] = set()
         self.links: dict[NodeId, Link] = {}  # As many as the node has; it bounds them.
         self.ours: dict[NodeId, Link] = {}  # Of these: those that we dialled, for a query.
@@ -136,7 +137,7 @@ class Queries:
             now + self._dial.seconds,
             now + DIAL_DEAD_S,
         )
-        self._asking[rid] = asking
+        self._asking[rid], self._due = asking, None
         if contact.node in self.links:
             self._send(asking, now=now)
             return
@@ -155,6 +156,7 @@ class Queries:
 
     def close(self, asking: Asking, *, now: float) -> float:
         """The query is answered. Returns its round-trip time in seconds."""
+        self._due = None
         del self._asking[asking.message.rid]
         assert asking.sent_at is not None, "only what was sent is answered"
         (self._dial if asking.dialled else self._answer).note(now - asking.asked_at)
@@ -162,6 +164,7 @@ class Queries:
 
     def overdue(self, *, now: float) -> tuple[list[Asking], list[Asking]]:
         """Queries that have become late, and those that are dead (and forgotten here)."""
+        self._due = None
         late = [one for one in self._asking.values() if not one.late and now >= one.late_at]
         for asking in late:
             asking.late = True
@@ -192,6 +195,7 @@ class Queries:
         lost = [asking for asking in self._asking.values() if asking.node == peer]
         for asking in lost:
             del self._asking[asking.message.rid]
+        self._due = None
         return lost
 
     def hang_up_idle(self, *, now: float) -> None:
@@ -202,12 +206,14 @@ class Queries:
                 self._hang_up(node)
 
     def wake_at(self) -> float:
-        return min((asking.due() for asking in self._asking.values()), default=inf)
+        if self._due is None:
+            self._due = min((asking.due() for asking in self._asking.values()), default=inf)
+        return self._due
 
     def _send(self, asking: Asking, *, now: float) -> None:
         link = self.links[asking.node]
         link.used_at = now
-        asking.sent_at = now
+        asking.sent_at, self._due = now, None
         asking.late, asking.late_at = False, now + self._answer.seconds
         asking.dead_at = now + DEAD_S
         self._emit(Send(asking.node, asking.message, asking.dead_at))

@@ -54,6 +54,14 @@ class Bucket:
         self.live: OrderedDict[NodeId, Entry] = OrderedDict()
         self.spares: OrderedDict[NodeId, Entry] = OrderedDict()
         self.probed_at = -inf
+        self._able: list[Entry] | None = None  # What `able` says, until anything changes.
+
+    @property
+    def able(self) -> list[Entry]:
+        """Who is live and not in doubt."""
+        if self._able is None:
+            self._able = [entry for entry in self.live.values() if not entry.doubtful]
+        return self._able
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self.live.values()
@@ -61,6 +69,7 @@ class Bucket:
 
     def heard(self, entry: Entry) -> list[Entry]:
         """Note an answer. Returns who was pushed out, if anybody."""
+        self._able = None
         node = entry.contact.node
         if node not in self.live and len(self.live) >= BUCKET_SIZE:
             doubtful = next((old for old in self.live.values() if old.doubtful), None)
@@ -90,6 +99,7 @@ class Bucket:
         With no spare the contact stays, in doubt: it is not told to others, and used only when
         there is nobody else. The link that is down may be our own (section 4.1 of the paper).
         """
+        self._able = None
         spare = self.spares.pop(node, None)
         if spare is not None:
             return [spare]
@@ -105,6 +115,7 @@ class Bucket:
 
     def remove(self, node: NodeId) -> list[Entry]:
         """Forget `node`. Returns it, if it was here."""
+        self._able = None
         found = [self.live.pop(node, None), self.spares.pop(node, None)]
         return [entry for entry in found if entry is not None]
 
@@ -215,9 +226,9 @@ class RoutingTable:
         near: list[Entry] = []
         # No two buckets overlap in their distances to a target, so few need to be looked into.
         for index in sorted(self._buckets, key=lambda i: (away >> (i - 1) ^ 1) << (i - 1)):
-            bucket = self._buckets[index].live.values()
-            able = [entry for entry in bucket if entry.doubtful == doubtful]
-            near += sorted(able, key=lambda entry: entry.number ^ goal)
+            bucket = self._buckets[index]
+            some = [e for e in bucket.live.values() if e.doubtful] if doubtful else bucket.able
+            near += sorted(some, key=lambda entry: entry.number ^ goal)
             if len(near) >= count:
                 break
         return [entry.contact for entry in near[:count]]

@@ -27,15 +27,27 @@ from p2pstream.identity import Address, NodeId, NodeKey, StreamId, secret_bytes
 from p2pstream.net.carrier import QuicCarrier
 from p2pstream.net.drive import Driver
 from p2pstream.swarm import messages as m
+from p2pstream.swarm.partners import PARTNERS_WANTED
 from p2pstream.swarm.protocol import Swarm
 
 FIND_S = 20.0  # A swarm looks for more providers this often; records live 240 s.
-FIND_AGAIN_S = 2.0  # While it has no partner at all.
+FIND_AGAIN_S = 2.0  # While it has no partner at all; twice as long each time while it has few.
 PROVIDE_AFTER_S = 1.0  # A viewer that stays this long is worth announcing.
 SEEN_AS_MAX = 32  # Peers' words about our address that we remember.
 SWARMS_MAX = 32  # Streams at once: a seed's limit; 64 MiB of window each at most.
 
 OnEffect = Callable[[object], None]
+
+
+def after_find(partners: int, look_s: float) -> tuple[float, float]:
+    """When a swarm looks for providers again, `look_s` after it did so, with so many partners now.
+
+    Returns the seconds until then, and after how many more to count partners the next time. Those
+    who came with us are in nobody's records when we look first, so whoever has few looks again.
+    """
+    if partners >= PARTNERS_WANTED:
+        return FIND_S - look_s, FIND_AGAIN_S
+    return 0.0, min(FIND_S, 2 * look_s) if partners else FIND_AGAIN_S
 
 
 class Node:
@@ -136,7 +148,7 @@ class Node:
         def perform(effect: object) -> None:
             match effect:
                 case Send():  # By far the most.
-                    self.carrier.perform(effect)
+                    self._send(effect)
                 case Dial() | Hangup():
                     self._perform(effect)
                 case Note():
@@ -178,12 +190,13 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(driver.run)
                 nursery.start_soon(self._be_found, swarm)
+                look_s = FIND_AGAIN_S
                 while True:
                     self.dht.find(swarm.stream, now=trio.current_time())
                     self._dht.poke()
-                    await trio.sleep(FIND_AGAIN_S)
-                    if swarm.partners:
-                        await trio.sleep(FIND_S - FIND_AGAIN_S)
+                    await trio.sleep(look_s)
+                    wait_s, look_s = after_find(len(swarm.partners), look_s)
+                    await trio.sleep(wait_s)
 
     async def _be_found(self, swarm: Swarm) -> None:
         """Announce that we have the stream, once we have, and again when our address changes."""
@@ -232,6 +245,10 @@ class Node:
         self._dht.tell(peer, happening)
         for driver in list(self._swarms.values()):
             driver.tell(peer, happening)
+
+    def _send(self, effect: Send) -> None:
+        """A simulation listens here, and lies."""
+        self.carrier.perform(effect)
 
     def _perform(self, effect: Send | Dial | Hangup) -> None:
         if isinstance(effect, Dial):

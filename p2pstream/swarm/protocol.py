@@ -124,9 +124,9 @@ class Swarm:
         self.ended = False
         self.forked = False
         self.first_chunk_at: float | None = None
-        self._giver = giver = Giver(mesh)
+        self._giver = Giver(mesh)
         self._parenting = Parenting(mesh, self._giver.tell)
-        self._taker = taker = Taker(mesh, self._parenting)
+        self._taker = Taker(mesh, self._parenting)
         self._limbo = Limbo()
         self._forked_at: set[int] = set()  # Whoever sends pieces there may believe the other head.
         self._mark = epoch_mark
@@ -138,18 +138,20 @@ class Swarm:
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
         self._noticed_at = -inf  # The last time anything happened here.
-        # Who may say what, and who hears it.
-        self._from_partner: dict[type, Callable[..., None]] = {
+        self._from_partner, self._from_anybody = self._listeners()
+
+    def _listeners(self) -> tuple[dict[type, Callable[..., None]], dict[type, Callable[..., None]]]:
+        """Who hears what partners may say, and what anybody may."""
+        return {
             Parcel: self._on_parcel,
             m.Map: self._on_map,
-            m.Want: giver.on_want,
-            m.Lack: taker.on_lack,
-            m.Subscribe: giver.on_subscribe,
+            m.Want: self._giver.on_want,
+            m.Lack: self._taker.on_lack,
+            m.Subscribe: self._giver.on_subscribe,
             m.Refuse: self._on_refuse,
             m.WantInit: self._on_want_init,
             m.InitFile: self._on_init,
-        }
-        self._from_anybody: dict[type, Callable[..., None]] = {
+        }, {
             LinkUp: self._on_link_up,
             LinkDown: self._on_link_down,
             m.Join: self._on_join,

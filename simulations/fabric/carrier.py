@@ -482,17 +482,21 @@ class Carrier:
             self.world.at(now, self._fail_dial, node, "banned")
             return
         dialling = self.dials[node] = Dialling(now + DIAL_S)
-        for nth, address in enumerate(list(dict.fromkeys(addresses))[:ADDRESSES_MAX]):
+        tried = list(dict.fromkeys(addresses))[:ADDRESSES_MAX]
+        for nth, address in enumerate(tried):
             self._plan_call(node, address, dialling, now + nth * STAGGER_S, 0)
-        self.world.at(dialling.deadline, self._give_up, node, dialling)
+        if not tried:
+            self.world.at(dialling.deadline, self._give_up, node, dialling)
 
     def _plan_call(
         self, node: NodeId, address: Address, dialling: Dialling, since: float, tries: int
     ) -> None:
         """since: when the first flight to this address left, or will."""
-        if tries < len(FLIGHTS_S) and since + FLIGHTS_S[tries] < dialling.deadline:
-            when = since + FLIGHTS_S[tries]
+        when = since + FLIGHTS_S[tries] if tries < len(FLIGHTS_S) else inf
+        if when < dialling.deadline:
             self.world.at(when, self._call, node, address, dialling, since, tries)
+        else:
+            self.world.at(dialling.deadline, self._give_up, node, dialling)
 
     def _call(
         self, node: NodeId, address: Address, dialling: Dialling, since: float, tries: int
@@ -593,10 +597,8 @@ class Carrier:
 
     def _give_up(self, node: NodeId, dialling: Dialling) -> None:
         if self.dials.get(node) is dialling:
-            if dialling.done:  # The handshake is under way: it has 5 s in all.
-                dialling.done = False
-                self.world.at(self.world.now + 2.0, self._give_up, node, dialling)
-                return
+            if dialling.done:
+                return  # The handshake is under way, and will be answered.
             dialling.done = True
             del self.dials[node]
             self._fail_dial(node, "dial_timeout")

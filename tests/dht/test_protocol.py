@@ -29,7 +29,6 @@ from p2pstream.dht.protocol import (
     PUTS_BURST,
     QUERIES_ALL_BURST,
     QUERIES_BURST,
-    RETRY_S_MIN,
     Config,
     Dht,
     Found,
@@ -45,6 +44,7 @@ from p2pstream.dht.queries import (
 )
 from p2pstream.dht.records import Record, make_record
 from p2pstream.dht.table import Contact
+from p2pstream.dht.tasks import RETRY_S_MIN
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.identity import Address, NodeId
 from p2pstream.wire.codec import Message
