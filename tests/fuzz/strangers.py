@@ -15,7 +15,12 @@ from aioquic.tls import Epoch
 from p2pstream.identity import Address, NodeKey
 from p2pstream.net import tls
 from p2pstream.net.doorman import HALF_OPEN_MAX, Doorman
-from p2pstream.net.endpoint import INITIAL_BYTES_MIN, OTHER_VERSIONS, Endpoint
+from p2pstream.net.endpoint import (
+    INITIAL_BYTES_MIN,
+    OTHER_VERSIONS,
+    Endpoint,
+    EndpointCounters,
+)
 from p2pstream.net.fast import FastEngine
 from p2pstream.net.frames import varint
 from p2pstream.net.link import Link
@@ -70,8 +75,8 @@ class Stage:
 
     def __init__(self) -> None:
         self.now = 1.0
-        self.count = 0
         self.endpoint = ENDPOINT
+        ENDPOINT.counters = EndpointCounters()
         ENDPOINT._doorman = Doorman()
         ENDPOINT._timers.clear()
         assert not ENDPOINT._links
@@ -79,7 +84,6 @@ class Stage:
 
     def deliver(self, data: bytes, source: Address, size: int = 0) -> None:
         """One datagram, or a train of them, `size` bytes each."""
-        self.count += 1
         self.endpoint._on_train(data, size or max(1, len(data)), source, self.now)
         self.turn()
 
@@ -100,7 +104,7 @@ def one(data: bytes) -> int:
     stage.now += 100
     stage.turn()
     assert not stage.endpoint._links, "nobody came in, so nobody is there"
-    return max(1, stage.count)
+    return max(1, stage.endpoint.counters.datagrams_in)
 
 
 def seeds() -> list[bytes]:
