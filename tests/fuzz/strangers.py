@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 
 from aioquic.quic.crypto import CryptoPair
 from aioquic.tls import Epoch
@@ -125,10 +126,16 @@ def _initial(stage: Stage, bites: Bites) -> None:
     payload = payload[: INITIAL_BYTES_MIN + 100].ljust(INITIAL_BYTES_MIN - 60, b"\0")
     header = b"\xc1" + V1 + b"\x08" + target + bytes([len(SOURCE_CID)]) + SOURCE_CID
     header += varint(len(token)) + token + varint(len(payload) + 18) + number.to_bytes(2)
+    packet = _keys(target).encrypt_packet(header, payload, number)
+    stage.deliver((packet + bites.some()).ljust(INITIAL_BYTES_MIN, b"\0"), source)
+
+
+@cache
+def _keys(target: bytes) -> CryptoPair:
+    """RFC 9001 5.2."""
     keys = CryptoPair()
     keys.setup_initial(cid=target, is_client=True, version=1)
-    packet = keys.encrypt_packet(header, payload, number)
-    stage.deliver((packet + bites.some()).ljust(INITIAL_BYTES_MIN, b"\0"), source)
+    return keys
 
 
 def _long(stage: Stage, bites: Bites) -> None:
