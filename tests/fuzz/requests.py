@@ -1,8 +1,8 @@
 """What comes to the gateway's port: answered with a status that somebody chose, or not at all.
 
-We write playlists and read none, so the requests for them are what is fuzzed. One input in eight
-goes all the way, through h11, the guard, the routes and the window, on a connection in memory and
-in virtual time: 1 ms a request. The others go to the guard and no further, for a tenth of that.
+We write playlists and read none, so the requests for them are what is fuzzed. One input in 16 goes
+all the way, through h11, the guard, the routes and the window, on a connection in memory and in
+virtual time: 1 ms a request. The others go to the guard and no further, for a tenth of that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PORT = 8080
 HOST = b"127.0.0.1:%d" % PORT
 CLIENT = "127.0.0.1", 50_000
 NEXT = b"\xfe"  # Between two clients.
-WHOLE = 8  # One input in so many goes all the way.
+WHOLE = 16  # One input in so many goes all the way.
 CLIENTS_MAX = 8
 PARTS_MAX = 8  # In which a client says what it has to say: each costs as much as a request.
 HASH = b"\xaa" * 16

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 
 from aioquic.quic.crypto import CryptoPair
 from aioquic.tls import Epoch
@@ -15,7 +16,12 @@ from aioquic.tls import Epoch
 from p2pstream.identity import Address, NodeKey
 from p2pstream.net import tls
 from p2pstream.net.doorman import HALF_OPEN_MAX, Doorman
-from p2pstream.net.endpoint import INITIAL_BYTES_MIN, OTHER_VERSIONS, Endpoint
+from p2pstream.net.endpoint import (
+    INITIAL_BYTES_MIN,
+    OTHER_VERSIONS,
+    Endpoint,
+    EndpointCounters,
+)
 from p2pstream.net.fast import FastEngine
 from p2pstream.net.frames import varint
 from p2pstream.net.link import Link
@@ -70,8 +76,8 @@ class Stage:
 
     def __init__(self) -> None:
         self.now = 1.0
-        self.count = 0
         self.endpoint = ENDPOINT
+        ENDPOINT.counters = EndpointCounters()
         ENDPOINT._doorman = Doorman()
         ENDPOINT._timers.clear()
         assert not ENDPOINT._links
@@ -79,7 +85,6 @@ class Stage:
 
     def deliver(self, data: bytes, source: Address, size: int = 0) -> None:
         """One datagram, or a train of them, `size` bytes each."""
-        self.count += 1
         self.endpoint._on_train(data, size or max(1, len(data)), source, self.now)
         self.turn()
 
@@ -100,7 +105,7 @@ def one(data: bytes) -> int:
     stage.now += 100
     stage.turn()
     assert not stage.endpoint._links, "nobody came in, so nobody is there"
-    return max(1, stage.count)
+    return max(1, stage.endpoint.counters.datagrams_in)
 
 
 def seeds() -> list[bytes]:
@@ -121,10 +126,16 @@ def _initial(stage: Stage, bites: Bites) -> None:
     payload = payload[: INITIAL_BYTES_MIN + 100].ljust(INITIAL_BYTES_MIN - 60, b"\0")
     header = b"\xc1" + V1 + b"\x08" + target + bytes([len(SOURCE_CID)]) + SOURCE_CID
     header += varint(len(token)) + token + varint(len(payload) + 18) + number.to_bytes(2)
+    packet = _keys(target).encrypt_packet(header, payload, number)
+    stage.deliver((packet + bites.some()).ljust(INITIAL_BYTES_MIN, b"\0"), source)
+
+
+@cache
+def _keys(target: bytes) -> CryptoPair:
+    """RFC 9001 5.2."""
     keys = CryptoPair()
     keys.setup_initial(cid=target, is_client=True, version=1)
-    packet = keys.encrypt_packet(header, payload, number)
-    stage.deliver((packet + bites.some()).ljust(INITIAL_BYTES_MIN, b"\0"), source)
+    return keys
 
 
 def _long(stage: Stage, bites: Bites) -> None:

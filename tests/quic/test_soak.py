@@ -19,6 +19,7 @@ import trio
 from p2pstream.core import Happening, Parcel
 from p2pstream.identity import NodeId
 from p2pstream.net.fast import FastEngine
+from p2pstream.node.garbage import collect_seldom
 from tests.quic.attacks import ATTACKS
 from tests.quic.test_moving import elsewhere
 from tests.quic.virtual import Net, Node, in_virtual_time, parcel
@@ -39,11 +40,14 @@ PATIENCE_S = 4 * 3600  # Of pytest, when long.
 TELL_S = 60.0  # Between two words of how it goes.
 
 pytestmark = [pytest.mark.timeout(PATIENCE_S)] if LONG else []
+if LONG:
+    collect_seldom()  # As a node does.
 
 
 def resident_bytes() -> int:
-    """Memory that this process has now."""
-    gc.collect()  # aioquic's connections are cycles.
+    """Memory that this process has now. What nobody uses any more counts when it is long-lived."""
+    if not LONG:
+        gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
