@@ -55,8 +55,8 @@ ONE_RTT = Epoch.ONE_RTT
 SHORT = 0x40  # RFC 9000 17.3: the fixed bit; then spin, two reserved, key phase, length of number.
 SPIN, PHASE_SHIFT = 0x20, 2
 # An ACK costs both ends as much as dozens of packets. After 2 ms instead of 1, both ends need
-# 6 % less CPU on a slow machine, after 4 ms no less (measured; RFC 9000 13.2.1 allows 25). A quarter
-# of a round trip, as of picoquic, took a third of the goodput on a link that loses 2 %.
+# 6 % less CPU on a slow machine, after 4 ms no less (measured; RFC 9000 13.2.1 allows 25). With a
+# quarter of a round trip, as of picoquic, a link that loses 2 % carried a third less.
 ACK_DELAY_S = 2e-3
 # After so many packets at once (RFC 9000 13.2.2): in a bulk each burst is acknowledged as it is
 # read, without an alarm.
