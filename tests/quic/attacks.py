@@ -101,7 +101,9 @@ def by_packets(engine: type[Raw], make: Callable[[Any, int], list[bytes]]) -> At
         for tick in count():
             node.heard.clear()
             link = node.carrier._links.get(victim.id)
-            if link is None or link.closed:
+            if link is not None and node.id not in victim.carrier._links:
+                node.hang_up(victim)  # With S-10's many ids it does not hear that it was cut off.
+            elif link is None or link.closed:
                 born = -1
                 node.dial(victim)
             else:
