@@ -34,7 +34,8 @@ CHILDREN = 8 if LONG else 4
 # Between two pieces of a relay: a slower stream makes a long run cheaper, and no shorter.
 PIECE_S = 0.2 if LONG else 0.05
 RELAY_PIECE_S = 0.4 if LONG else 0.1
-MOVE_S = 2.0 if LONG else 1.0  # In turns: each of the ten nodes every 20 s.
+# In turns. Every 2 s, each of the ten nodes every 20, is too much: of 20 minutes, a child lost most.
+MOVE_S = 20.0 if LONG else 1.0
 KEYS_S = 30.0 if LONG else 1.0
 PATIENCE_S = 4 * 3600  # Of pytest, when long.
 TELL_S = 60.0  # Between two words of how it goes.
