@@ -34,7 +34,8 @@ CHILDREN = 8 if LONG else 4
 # Between two pieces of a relay: a slower stream makes a long run cheaper, and no shorter.
 PIECE_S = 0.2 if LONG else 0.05
 RELAY_PIECE_S = 0.4 if LONG else 0.1
-# In turns. Every 2 s, each of the ten nodes every 20, is too much: of 20 minutes, a child lost most.
+# In turns. Every 2 s, each of the ten nodes every 20, is too much: now and then a link is not found
+# again when both of its ends have moved, and ends idle.
 MOVE_S = 20.0 if LONG else 1.0
 KEYS_S = 30.0 if LONG else 1.0
 PATIENCE_S = 4 * 3600  # Of pytest, when long.
