@@ -78,7 +78,7 @@ class Partner:
     told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces
     we requested and do not have yet, and when. lacked: those that it said lately it cannot send.
     knows: seqs whose heads it certainly has. cool: feeds it may not be chosen for, until when;
-    shunned_until: for none at all.
+    shunned_until: for none at all. spent_until: when it may have upload left for pulls again.
     """
 
     node: NodeId
@@ -96,6 +96,7 @@ class Partner:
     lacked: set[PieceKey] = field(default_factory=set)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
     shunned_until: float = -inf
+    spent_until: float = -inf
     account: Account = field(default_factory=Account)
 
     def holds(self, rendition: int, seq: int) -> int:
