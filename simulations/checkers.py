@@ -37,7 +37,7 @@ STALLS_MAX = 2  # So often a viewer may stall that has not asked anybody: there 
 OUT_S = (2.0, BAN_S[0])  # After a wrong piece its sender is out, from then till then: limbo, bans.
 CLOSEST_WANTED = 0.5  # Of the three closest nodes: look-ups of a few seconds ago, churn since.
 PROBES = 6
-LOOKUP_S = 5.0
+LOOKUP_S = 6.0  # One dead contact (`queries.DIAL_DEAD_S`), and who is asked instead.
 OWN_BUDGET_S = 2.0
 
 
