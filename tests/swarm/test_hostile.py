@@ -23,6 +23,7 @@ from p2pstream.swarm import messages as m
 from p2pstream.swarm.limbo import PIECES_MAX, PIECES_MAX_PER_PEER
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import Play
+from p2pstream.swarm.taker import SPENT_S
 from p2pstream.wire.codec import Message
 from tests.world.fabric import effects_of, wall
 from tests.world.mesh import CHUNK_S, Mesh, entries
@@ -355,6 +356,28 @@ def test_a_flood_of_everything_fills_no_memory(scene: Scene) -> None:
     after = max(entries(scene.mesh.swarm(host)) for host in scene.honest)
     assert after < before + 3_000, f"{before} entries became {after}"
     scene.check(gap_s=1.0)
+
+
+def test_who_has_no_upload_left_is_asked_for_nothing_for_a_moment(scene: Scene) -> None:
+    """Or refusals and new requests chase each other, as fast as the round trip lets them."""
+    scene.meet()
+    swarm, now = scene.mesh.swarm(scene.viewers[0]), scene.mesh.world.now
+    partner = swarm.partners[scene.stranger.node]
+    scene.stranger.tell(scene.stranger.boast())
+    scene.run(0.05)
+    seq = partner.edge(0)
+    partner.asked[seq, 0, 0] = now
+    scene.stranger.tell(m.Lack(scene.mesh.stream, 0, ((seq, b"\1"),)))
+    scene.run(0.05)
+
+    def may_be_asked(index: int, at: float) -> bool:
+        holders = swarm._taker._holders(seq, 0, index, now=at)
+        return partner.node in {holder.peer for holder in holders}
+
+    now = scene.mesh.world.now
+    assert not may_be_asked(1, now)
+    assert may_be_asked(1, now + SPENT_S)
+    assert not may_be_asked(0, now + SPENT_S), "it has said that it cannot send this one"
 
 
 def test_candidates_from_one_peer_do_not_push_out_all_others(scene: Scene) -> None:
