@@ -90,8 +90,11 @@ class Engine(QuicConnection):
         """Free what the connection holds: it is over, and nobody asks it anything any more.
 
         Its parts refer to each other in circles, so without this they would stay until Python
-        looks for such: 24 MiB after 200 s of a flood of strangers (S-01), and 0.4 MiB with it.
+        looks for such: 24 MiB after 200 s of a flood of strangers (S-01), and 0.4 MiB with it. What
+        was sent knows what to do when it arrives, and so all that this concerns: 70 MiB with S-06.
         """
+        for space in self._spaces.values():
+            space.sent_packets.clear()
         vars(self).clear()
 
     # What the link may know.
