@@ -247,7 +247,7 @@ class Node:
             driver.tell(peer, happening)
 
     def _send(self, effect: Send) -> None:
-        """A simulation listens here, and lies."""
+        """What a swarm says; simulated liars are nodes that say something else here."""
         self.carrier.perform(effect)
 
     def _perform(self, effect: Send | Dial | Hangup) -> None:

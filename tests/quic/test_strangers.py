@@ -7,6 +7,7 @@ import random
 import weakref
 from ipaddress import ip_address
 from itertools import count
+from typing import Any
 
 import pytest
 import trio
@@ -215,7 +216,7 @@ async def test_s01_s06_what_is_over_is_freed_without_a_search_for_garbage(net: N
     net.transmit(STRANGER, a.carrier.address, initial(10))
     await trio.sleep(0.5)
     engines = [link._engine for link in a.carrier._endpoint._links]
-    parts = [weakref.ref(engine._loss) for engine in engines]
+    parts: list[weakref.ref[Any]] = [weakref.ref(engine._loss) for engine in engines]
     parts += [weakref.ref(space) for engine in engines for space in engine._spaces.values()]
     assert len(parts) == 2 + 2 * 3
     assert any(engine._spaces[Epoch.ONE_RTT].sent_packets for engine in engines)
