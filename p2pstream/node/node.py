@@ -147,9 +147,7 @@ class Node:
 
         def perform(effect: object) -> None:
             match effect:
-                case Send():  # By far the most.
-                    self._send(effect)
-                case Dial() | Hangup():
+                case Send() | Dial() | Hangup():
                     self._perform(effect)
                 case Note():
                     self._note(effect)
@@ -246,11 +244,8 @@ class Node:
         for driver in list(self._swarms.values()):
             driver.tell(peer, happening)
 
-    def _send(self, effect: Send) -> None:
-        """What a swarm says; simulated liars are nodes that say something else here."""
-        self.carrier.perform(effect)
-
     def _perform(self, effect: Send | Dial | Hangup) -> None:
+        """All that a swarm or the DHT does; the liars of tests and simulations twist it here."""
         if isinstance(effect, Dial):
             effect = Dial(effect.peer, tuple(a for a in effect.addresses if self._may_dial(a)))
         self.carrier.perform(effect)

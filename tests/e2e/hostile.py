@@ -221,6 +221,7 @@ class Claims(Liar):
                 self.count(peer)
                 return None
             case m.Map():
+                self.count(peer)
                 return self.map(message.rendition)
         return message
 

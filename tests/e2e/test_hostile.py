@@ -99,6 +99,7 @@ def test_a_liar_is_cut_off(siege: Siege, kind: str) -> None:
 @pytest.mark.parametrize("kind", BLAMELESS)
 def test_those_who_keep_quiet_are_of_no_use_and_do_no_harm(siege: Siege, kind: str) -> None:
     said = siege.liars.wait_for("running", _is(kind))
+    siege.liars.wait_for("lied", _is(kind))
     for viewer in (siege.veteran, siege.victim):
         for partner in viewer.last()["partners"]:
             if partner["id"] == said["node"][:8]:
