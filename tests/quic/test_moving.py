@@ -54,7 +54,7 @@ def elsewhere(node: Node, times: int) -> Address:
     """Another port each time, and another host every second time."""
     host, port = node.carrier.address
     first, *_, last = host.split(".")
-    return f"{first}.{times // 2}.9.{last}", port + times
+    return f"{first}.{times // 2 % 256}.9.{last}", port + times
 
 
 @pytest.mark.parametrize(("engines", "mover", "caller"), CASES)

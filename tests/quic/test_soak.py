@@ -34,10 +34,10 @@ CHILDREN = 8 if LONG else 4
 # Between two pieces of a relay: a slower stream makes a long run cheaper, and no shorter.
 PIECE_S = 0.2 if LONG else 0.05
 RELAY_PIECE_S = 0.4 if LONG else 0.1
-# In turns. Every 2 s, each of the ten nodes every 20, is too much: now and then a link is not found
-# again when both of its ends have moved, and ends idle.
-MOVE_S = 20.0 if LONG else 1.0
+MOVE_S = 2.0 if LONG else 0.5  # In turns: each of ten nodes every 20 s, or of six every 3.
 KEYS_S = 30.0 if LONG else 1.0
+REST_S = 0.3  # For the last pieces.
+REST_AFTER_MOVES_S = 5.0
 PATIENCE_S = 4 * 3600  # Of pytest, when long.
 TELL_S = 60.0  # Between two words of how it goes.
 
@@ -59,7 +59,7 @@ class Relay:
     def __init__(self, source: Node, node: Node, children: list[Node], size: int) -> None:
         self.source, self.node, self.children = source, node, children
         self.size = size
-        self.rest_s = 1.0
+        self.pieces = 0  # Sent so far.
         self.sent_at: dict[int, float] = {}  # Of pieces on their way.
         self.waiting: dict[int, set[NodeId]] = {}  # Children that have not got them.
         self.delays: list[float] = []
@@ -75,14 +75,13 @@ class Relay:
         await trio.sleep(2)
 
     async def run(self, seconds: float, every_s: float) -> None:
-        """Pieces for so long; then time for the last ones."""
-        first = len(self.delays)
-        for number in range(first, first + int(seconds / every_s)):
+        """Pieces for so long."""
+        for number in range(self.pieces, self.pieces + int(seconds / every_s)):
+            self.pieces += 1
             self.sent_at[number] = trio.current_time()
             self.waiting[number] = {child.id for child in self.children}
             self.source.send(self.node, parcel(number, self.size))
             await trio.sleep(every_s)
-        await trio.sleep(self.rest_s)
 
     async def endure(self, name: str, seconds: float, every_s: float) -> int:
         """As `run`, with a word each minute; returns by how many bytes this process has grown."""
@@ -131,7 +130,6 @@ async def small_relay(net: Net) -> Relay:
     net.rate = 10 * MBIT  # Of each node's uplink.
     nodes = [await net.node(2 + number) for number in range(4)]
     relay = Relay(nodes[0], nodes[1], nodes[2:], 8192)
-    relay.rest_s = 0.3
     await relay.link()
     return relay
 
@@ -145,6 +143,7 @@ def calm_p99_s() -> float:
     async def calm(net: Net) -> None:
         relay = await small_relay(net)
         await relay.run(2, 0.05)
+        await trio.sleep(REST_S)
         out.append(relay.p99_s())
 
     calm(engines=(FastEngine, FastEngine))
@@ -162,6 +161,7 @@ async def test_s01_s05_to_s14_a_node_under_attack_serves_others_and_does_not_gro
         nursery.start_soon(ATTACKS[attack](), net, relay.node)
         await relay.run(6 * PIECE_S, PIECE_S)
         growth = await relay.endure(attack, ATTACK_S, PIECE_S)
+        await trio.sleep(REST_S)
         nursery.cancel_scope.cancel()
     print(row(attack, ATTACK_S, growth, relay, calm_p99_s))
     assert not relay.waiting
@@ -180,7 +180,6 @@ async def test_s16_a_relay_in_bad_weather_loses_nothing_and_does_not_grow(net: N
     net.rate = 50 * MBIT
     nodes = [await net.node(2 + number) for number in range(2 + CHILDREN)]
     relay = Relay(nodes[0], nodes[1], nodes[2:], 4096)
-    relay.rest_s = 5.0  # Somebody may have moved just now.
     await relay.link()
     rng = random.Random(7)
     moves = 0
@@ -207,6 +206,7 @@ async def test_s16_a_relay_in_bad_weather_loses_nothing_and_does_not_grow(net: N
         growth = await relay.endure("s16", 3 * RELAY_S / 4, RELAY_PIECE_S)
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         nursery.cancel_scope.cancel()
+    await trio.sleep(REST_AFTER_MOVES_S)
     print(row("s16", RELAY_S, growth, relay), f"{moves} moves")
     assert moves >= 3
     assert not relay.waiting
