@@ -228,6 +228,12 @@ class Playout:
                 break
 
     @property
+    def waits(self) -> bool:
+        """Whether an arrival may be what lets it go on. Otherwise only time does."""
+        late = self.next_seq is not None and self.next_seq < self._moved_to
+        return self._waiting or late or self._begin_at is not None
+
+    @property
     def stalled(self) -> bool:
         return self._stalled_at is not None
 

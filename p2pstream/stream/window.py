@@ -141,6 +141,15 @@ class Window:
         slot = self._slots.get(seq)
         return slot.lack.get(rendition, 0) if slot else -1
 
+    def gaps(self, rendition: int, seqs: range) -> list[tuple[int, int]]:
+        """Those of `seqs` of which anything is missing, with what `missing` says."""
+        slots = self._slots
+        return [
+            (seq, lack)
+            for seq in seqs
+            if (lack := slots[seq].lack.get(rendition, 0) if seq in slots else -1)
+        ]
+
     def complete(self, seq: int, rendition: int) -> bool:
         slot = self._slots.get(seq)
         return slot is not None and slot.lack.get(rendition) == 0
@@ -153,7 +162,7 @@ class Window:
         head, pieces = slot.head, slot.pieces[rendition]
         part = head.part(rendition)
         assert part is not None, "what is complete was named by the head"
-        data = b"".join(pieces[index].data for index in range(part.pieces))
+        data = b"".join([pieces[index].data for index in range(part.pieces)])
         return Chunk(
             seq, rendition, part.init, head.pts, head.duration, head.captured_ms,
             head.key, head.discontinuity, data,

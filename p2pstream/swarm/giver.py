@@ -222,11 +222,10 @@ class Giver:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
         proof, hops = b"".join(piece.proof), min(hops, NO_HOPS - 1)
-        bare, headed = (
-            Parcel(m.Piece(mesh.stream, seq, rendition, index, hops, raw, proof), piece.data)
-            for raw in (b"", head.raw)
-        )
-        return _Parcels(seq, rendition, index, len(piece.data), bare, headed)
+        bare = m.Piece(mesh.stream, seq, rendition, index, hops, b"", proof)
+        headed = m.Piece(mesh.stream, seq, rendition, index, hops, head.raw, proof)
+        data = piece.data
+        return _Parcels(seq, rendition, index, len(data), Parcel(bare, data), Parcel(headed, data))
 
     def _may_answer(self, peer: NodeId, now: float) -> bool:
         """Whether the upload budget has room for a pull."""

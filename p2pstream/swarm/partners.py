@@ -134,7 +134,9 @@ class Partner:
         self.key = message.key
 
     def knows_head(self, seq: int) -> bool:
-        return seq in self.knows or any(heard.masks.get(seq) for heard in self.heard.values())
+        if seq in self.knows:
+            return True
+        return any([heard.masks.get(seq) for heard in self.heard.values()])  # noqa: C419  # Cheaper.
 
     def forget_before(self, seq: int) -> None:
         """Drop what concerns seqs that have left the window, and what may have changed by now."""

@@ -472,7 +472,8 @@ class Swarm:
         if self.watch and self.window.complete(seq, rendition):
             self.watch.arrived(seq, rendition, now=now)
             self._taker.note_complete()
-            self._play(now)
+            if self.watch.playout.waits:
+                self._play(now)
 
     def _count_piece(self, partner: Partner, header: m.Piece, size: int, *, new: bool) -> None:
         mesh, hops = self.mesh, header.hops + 1

@@ -126,8 +126,7 @@ class Taker:
 
     def prune(self) -> None:
         """Once a second: forget what has left the window, and a part of what was not answered."""
-        rtts = (self.mesh.roads.rtt_s(peer) for peer in self.mesh.partners)
-        self._rtt_s = min(rtts, default=0.0)
+        self._rtt_s = min(map(self.mesh.roads.rtt_s, self.mesh.partners), default=0.0)
         oldest = self.mesh.window.oldest_allowed
         self._known_at = {seq: at for seq, at in self._known_at.items() if seq >= oldest}
         self._pulled = {key for key in self._pulled if key[0] >= oldest}
@@ -215,14 +214,13 @@ class Taker:
         mesh, window = self.mesh, self.mesh.window
         edge = mesh.edge(rendition)
         found = []
-        for seq in range(self._fetch_from(edge), edge + 1):
-            lacking = window.missing(seq, rendition)
-            if lacking < 0:
-                lacking = 0
+        for seq, lacking in window.gaps(rendition, range(self._fetch_from(edge), edge + 1)):
+            wanted = lacking
+            if wanted < 0:
+                wanted = 0
                 for partner in mesh.partners.values():
-                    lacking |= partner.holds(rendition, seq)
-            if lacking:
-                found += [(seq, index) for index in bits(lacking)]
+                    wanted |= partner.holds(rendition, seq)
+            found += [(seq, index) for index in bits(wanted)]
         return found
 
     def _fetch_from(self, edge: int) -> int:

@@ -45,6 +45,7 @@ class Driver:
     woken_at: float = -inf
     wakes: int = 0
     performing: bool = False
+    again: bool = False  # An effect led back into the core: it may want more now.
 
     def tell(self, sender: NodeId, happening: Any, now: float) -> None:
         """Something happened. Raises `PeerError`. now: local time."""
@@ -56,11 +57,13 @@ class Driver:
     def poke(self) -> None:
         """After any call into the core."""
         if self.performing:
+            self.again = True
             return
         core = self.core
-        self.performing = True
-        while effects := core.effects():
-            for effect in effects:
+        self.performing = self.again = True
+        while self.again:
+            self.again = False
+            for effect in core.effects():
                 self.perform(effect)
         self.performing = False
         self.due = core.wake_at()
@@ -250,7 +253,10 @@ class Light(Peer):
         if kind is Send:
             if type(effect.message) is Parcel:
                 self.watchers.parcel(self, effect)
-            self._say(effect)
+            if self.twist is None:
+                self.carrier.send(effect.peer, effect.message, effect.expires_at)
+            else:
+                self._say(effect)
         elif kind is Dial or kind is Hangup:
             self._perform(effect)
         elif kind is Note:
