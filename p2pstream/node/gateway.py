@@ -1,20 +1,17 @@
 """The viewer's own web server: a page with a player, HLS, an endless MP4 and live statistics.
 
 It speaks to browsers, and so to every web site that its user has open. Hence: loopback only unless
-asked for in so many words; names in `Host` that cannot be rebound; no word to a page of another
-origin; nothing but reading; every file from a table in memory. security/architecture.md 5.8.
+asked for in so many words; nobody whom `gateway_guard` refuses; every file from a table in memory.
+security/architecture.md 5.8.
 
 Readers are cursors in a `LiveWindow` and have no queues: whoever is slow skips to the live edge.
 """
 
 from __future__ import annotations
 
-import hmac
 import html
-import ipaddress
 import json
 import re
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from errno import EADDRINUSE
@@ -23,15 +20,13 @@ from typing import Any
 
 import trio
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from p2pstream.errors import BadConfig, PortInUse
-from p2pstream.identity import Address
-from p2pstream.net.doorman import Bucket
 from p2pstream.node import gateway_http
+from p2pstream.node.gateway_guard import Guard, empty
 from p2pstream.node.gateway_http import App, Receive, Scope, Send
 from p2pstream.playback.hls import LiveWindow, Part
 
@@ -40,12 +35,6 @@ STATE_EVERY_S = 0.5  # 2 Hz: numbers that people read.
 FEEDS_MAX = 32  # Endless answers: half of the sockets, so that the other half stays free.
 WAIT_TARGETS = 3  # RFC 8216bis 6.2.5.2: a request may be held for three target durations.
 TITLE_CHARS_MAX = 120  # Wild guess: more does not fit a browser's tab or a line of the page.
-TOKEN_CHARS_MIN = 22  # 128 bits in base64.
-# Wrong tokens from one IPv4 address or IPv6 /64, then no token from there is looked at: with 128
-# bits nobody needs that, but test-catalogue G-03 asks for it. Wild guesses, as is the memory.
-GUESSES_PER_S = 1.0
-GUESSES_BURST = 10
-GUESSERS_MAX = 1024
 
 PAGE = {
     "player.js": "text/javascript; charset=utf-8",
@@ -56,18 +45,6 @@ PAGE = {
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-HEADERS = {
-    # blob: is MediaSource. 'self' for media is a browser that plays HLS by itself.
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 M3U8 = "application/vnd.apple.mpegurl"
 MP4 = "video/mp4"
 
@@ -75,7 +52,6 @@ _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _MEDIA_NAME = re.compile(
     r"(?P<init>[0-9a-f]{2,64})\.mp4|(?P<msn>[0-9]{1,15})(\.(?P<part>[0-9]{1,4}))?\.m4s", re.ASCII
 )
-_STREAM_HOST = re.compile(r"[a-z2-7]{52}\.localhost", re.ASCII)
 
 State = Callable[[], dict[str, Any]]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -88,7 +64,8 @@ class Gateway:
     shows, a fresh dictionary fit for JSON at each call. port: 0 for any that is free.
 
     binds: further addresses to listen on. They need `expose`, and a `token` of at least
-    `TOKEN_CHARS_MIN` characters that then begins every path, so that links in playlists keep it.
+    `gateway_guard.TOKEN_CHARS_MIN` characters that then begins every path, so that links in
+    playlists keep it.
     hosts: names by which exposed clients may call us. allow_origins: web sites that may read.
 
     Raises `BadConfig` for binds that were not meant or not guarded.
@@ -107,16 +84,14 @@ class Gateway:
         hosts: Sequence[str] = (),
         allow_origins: Sequence[str] = (),
     ) -> None:
-        _check_exposure(binds, expose=expose, token=token)
+        self._guard = Guard(
+            binds, expose=expose, token=token, hosts=hosts, allow_origins=allow_origins
+        )
         self.port = port
         self._window = window
         self._state = state
         self._title = clean_title(title)
         self._binds = tuple(binds)
-        self._token = token
-        self._guesses = _Guesses()
-        self._hosts = frozenset(hosts)
-        self._origins = frozenset(allow_origins)
         self._news = trio.Event()
         self._stop = trio.Event()
         self._feeds = 0
@@ -124,7 +99,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where the page is, once `serve` has started."""
-        return f"http://127.0.0.1:{self.port}/" + (f"{self._token}/" if self._token else "")
+        return f"http://127.0.0.1:{self.port}/" + self._guard.prefix
 
     async def serve(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` (or cancelled, which is as good). Starts with the page's URL.
@@ -133,7 +108,9 @@ class Gateway:
         """
         listeners = await self._listen()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(gateway_http.serve, self._guarded(self._app()), listeners)
+            nursery.start_soon(
+                gateway_http.serve, self._guard.before(self._app(), self.port), listeners
+            )
             task_status.started(self.url)
             await self._stop.wait()
             nursery.cancel_scope.cancel()
@@ -158,75 +135,6 @@ class Gateway:
         for bind in self._binds:
             listeners += await _open(bind, self.port)
         return listeners
-
-    # Who may ask.
-
-    def _guarded(self, app: App) -> App:
-        """`app` behind the checks that come before any routing."""
-
-        async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-            refusal = self._refusal(scope)
-            if refusal:
-                await refusal(scope, receive, send)
-            else:
-                await app(scope, receive, self._with_headers(scope, send))
-
-        return guard
-
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers = Headers(scope=scope)
-        if not self._host_is_ours(headers.get("host", "")):
-            return _empty(421)
-        origin = headers.get("origin")
-        if origin in self._origins:
-            return _preflight(scope["method"], origin) or self._path_refusal(scope)
-        if origin is not None and origin != f"http://{headers['host']}":
-            return _empty(403)
-        if _asked_by_another_site(headers, scope["path"]):
-            return _empty(403)
-        if scope["method"] not in {"GET", "HEAD"}:
-            return _empty(405, allow="GET, HEAD")
-        return self._path_refusal(scope)
-
-    def _host_is_ours(self, host: str) -> bool:
-        """Names that no foreign DNS can point here: DNS rebinding ends at this line."""
-        name, colon, port = host.rpartition(":")
-        if not colon or port != str(self.port):
-            return False
-        if name in {"localhost", "127.0.0.1", "[::1]"} or _STREAM_HOST.fullmatch(name):
-            return True
-        return bool(self._binds) and (name in self._hosts or _is_address(name))
-
-    def _path_refusal(self, scope: Scope) -> Response | None:
-        """Check and cut off the token that begins the path of an exposed gateway."""
-        if scope["method"] not in {"GET", "HEAD"}:
-            return _empty(405, allow="GET, HEAD")
-        if not self._token:
-            return None
-        client, now = scope["client"], trio.current_time()
-        if not self._guesses.may_try(client, now=now):
-            return _empty(429)
-        token, _, rest = scope["path"].removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode(), self._token.encode()):
-            self._guesses.note(client, now=now)
-            return _empty(401)
-        scope["path"] = "/" + rest
-        return None
-
-    def _with_headers(self, scope: Scope, send: Send) -> Send:
-        extra = dict(HEADERS)
-        origin = Headers(scope=scope).get("origin")
-        if origin in self._origins:
-            extra |= {"access-control-allow-origin": origin, "vary": "origin"}
-            extra["cross-origin-resource-policy"] = "cross-origin"
-        raw = [(name.encode(), value.encode()) for name, value in extra.items()]
-
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *raw]
-            await send(message)
-
-        return send_with_headers
 
     # What there is to ask for.
 
@@ -258,20 +166,20 @@ class Gateway:
         """The media playlist, held until it shows what is asked for (RFC 8216bis 6.2.5.2)."""
         msn, part = _number(request, "_HLS_msn"), _number(request, "_HLS_part")
         if msn == -1 or part == -1 or (msn is None and part is not None):
-            return _empty(400)
+            return empty(400)
         await self._wait_until(lambda: self._window.current is not None)
         if msn is not None:
             if not self._window.expects(msn):
-                return _empty(400)
+                return empty(400)
             if not await self._wait_until(lambda: self._window.has(msn, part)):
-                return _empty(503)
+                return empty(503)
         return _found(self._window.playlist().encode(), M3U8, missing=503)
 
     async def _media(self, request: Request) -> Response:
         """An init, a segment, or a part; the hinted part is held until it is there."""
         name = _MEDIA_NAME.fullmatch(request.path_params["name"])
         if not name:
-            return _empty(404)
+            return empty(404)
         if name["init"]:
             even = len(name["init"]) % 2 == 0
             return _found(self._window.init(bytes.fromhex(name["init"])) if even else None, MP4)
@@ -296,7 +204,7 @@ class Gateway:
 
     def _stream(self, chunks: AsyncGenerator[bytes], mime: str) -> Response:
         if self._feeds >= FEEDS_MAX:
-            return _empty(503)
+            return empty(503)
         return _Endless(chunks, mime)
 
     async def _parts(self) -> AsyncGenerator[bytes]:
@@ -377,58 +285,6 @@ def clean_title(title: str) -> str:
     return line.strip()
 
 
-class _Guesses:
-    """How many wrong tokens came from where; the longest silent are forgotten first."""
-
-    def __init__(self) -> None:
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
-
-    def may_try(self, client: Address | None, *, now: float) -> bool:
-        """Whether a token from there is to be looked at."""
-        bucket = self._buckets.get(_network(client))
-        return bucket is None or bucket.ready_at(now=now) <= now
-
-    def note(self, client: Address | None, *, now: float) -> None:
-        """One more was wrong."""
-        network = _network(client)
-        bucket = self._buckets.pop(network, None) or Bucket(GUESSES_PER_S, GUESSES_BURST)
-        bucket.take(now=now)
-        self._buckets[network] = bucket
-        if len(self._buckets) > GUESSERS_MAX:
-            self._buckets.popitem(last=False)
-
-
-def _network(client: Address | None) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one; whoever has gone is one and the same."""
-    if client is None:
-        return ""
-    ip = ipaddress.ip_address(client[0].partition("%")[0])
-    return str(ip) if ip.version == 4 else str(ipaddress.ip_network(f"{ip}/64", strict=False))
-
-
-def _check_exposure(binds: Sequence[str], *, expose: bool, token: str) -> None:
-    for bind in binds:
-        if not _is_address(bind):
-            raise BadConfig(f"{bind!r} is no IP address to listen on.")
-    if binds and not expose:
-        raise BadConfig(
-            f"Listening on {binds[0]} would show the player to other machines.",
-            hint="Add --expose if that is what you want, or leave the address out.",
-        )
-    if binds and len(token) < TOKEN_CHARS_MIN:
-        raise BadConfig("An exposed player needs a token.", hint="Let p2pstream make one.")
-    if token and not re.fullmatch(r"[A-Za-z0-9_-]+", token, re.ASCII):
-        raise BadConfig("A token is letters, digits, - and _ only.")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
-
-
 async def _open(host: str, port: int) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host)
@@ -444,27 +300,6 @@ async def _open(host: str, port: int) -> list[trio.SocketListener]:
         ) from error
 
 
-def _preflight(method: str, origin: str) -> Response | None:
-    """The answer to a browser that asks whether an allowed site may ask us."""
-    if method != "OPTIONS":
-        return None
-    return _empty(
-        204,
-        access_control_allow_origin=origin,
-        access_control_allow_methods="GET, HEAD",
-        access_control_allow_private_network="true",
-        vary="origin",
-    )
-
-
-def _asked_by_another_site(headers: Headers, path: str) -> bool:
-    """Whether a page that is not ours embeds us. Following a link to our page is all right."""
-    if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
-        return False
-    followed = headers.get("sec-fetch-mode") == "navigate"
-    return not (followed and headers.get("sec-fetch-dest") == "document" and path.endswith("/"))
-
-
 def _number(request: Request, name: str) -> int | None:
     """A number from the query; None without it, -1 when it is none of ours."""
     text = request.query_params.get(name)
@@ -474,12 +309,7 @@ def _number(request: Request, name: str) -> int | None:
 
 
 def _found(data: bytes | None, mime: str, *, missing: int = 404) -> Response:
-    return Response(data, media_type=mime) if data else _empty(missing)
-
-
-def _empty(status: int, **headers: str) -> Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Response(status_code=status, headers=HEADERS | named)
+    return Response(data, media_type=mime) if data else empty(missing)
 
 
 def _json(state: dict[str, Any]) -> bytes:

@@ -93,7 +93,7 @@ def _gateway() -> Gateway:
 
 
 GATEWAY = _gateway()
-APPLICATION = GATEWAY._guarded(GATEWAY._app())
+APPLICATION = GATEWAY._guard.before(GATEWAY._app(), PORT)
 
 
 def _knock(talk: Bites) -> int:
@@ -116,7 +116,7 @@ def _answer(http: h11.Connection, request: h11.Request) -> int:
     """The status of a request that is the last one of its client; 0 for others."""
     if status := gateway_http._fault(request):
         return status
-    refusal = GATEWAY._refusal(gateway_http._scope(request, CLIENT))
+    refusal = GATEWAY._guard.refusal(gateway_http._scope(request, CLIENT), PORT)
     status = refusal.status_code if refusal else 200
     assert b"%d" % status in STATUSES
     http.send(h11.Response(status_code=status, headers=[("content-length", "0")]))

@@ -19,17 +19,15 @@ import pytest
 import trio
 
 from p2pstream.errors import BadConfig, PortInUse
-from p2pstream.node import gateway, gateway_http
+from p2pstream.node import gateway_guard, gateway_http
 from p2pstream.node.gateway import (
     FEEDS_MAX,
-    GUESSERS_MAX,
-    GUESSES_BURST,
-    GUESSES_PER_S,
     PAGE,
     TITLE_CHARS_MAX,
     Gateway,
     clean_title,
 )
+from p2pstream.node.gateway_guard import GUESSERS_MAX, GUESSES_BURST, GUESSES_PER_S, Guesses
 from p2pstream.node.gateway_http import CONNECTIONS_MAX
 from p2pstream.playback.hls import BEHIND_PARTS_MAX, LiveWindow
 from p2pstream.stream.chunk import TICKS_PER_S, Chunk, Init
@@ -418,7 +416,7 @@ async def test_who_guesses_tokens_gets_one_and_the_same_answer_g_03(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing in it tells how near a guess was, and the owner is served all along."""
-    monkeypatch.setattr(gateway, "GUESSES_BURST", 1000)
+    monkeypatch.setattr(gateway_guard, "GUESSES_BURST", 1000)
     guesses = [TOKEN[:size] for size in range(len(TOKEN))]
     guesses += [TOKEN[:size] + "x" * (len(TOKEN) - size) for size in range(len(TOKEN))]
     guesses += [TOKEN + "x", TOKEN.upper()]
@@ -438,7 +436,7 @@ async def test_who_guesses_tokens_may_try_only_so_often_g_03(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After that not even the right one is looked at. Owners are elsewhere, and served."""
-    monkeypatch.setattr(gateway, "GUESSES_PER_S", 0.0001)
+    monkeypatch.setattr(gateway_guard, "GUESSES_PER_S", 0.0001)
     async with serving(binds=["127.0.0.2"], expose=True, token=TOKEN) as (world, owner):
         url = f"http://127.0.0.1:{world.gateway.port}"
         elsewhere = httpx2.AsyncHTTPTransport(local_address="127.0.0.3")
@@ -451,7 +449,7 @@ async def test_who_guesses_tokens_may_try_only_so_often_g_03(
 
 
 def test_guessers_are_told_apart_and_forgotten_g_03() -> None:
-    guesses = gateway._Guesses()
+    guesses = Guesses()
     for number in range(GUESSERS_MAX + 5):
         for _ in range(GUESSES_BURST):
             guesses.note((f"10.0.{number // 256}.{number % 256}", 1), now=0)
