@@ -95,7 +95,7 @@ class OnlyVerified(Checker):
     def effect(self, peer: Peer, effect: Any) -> None:
         if isinstance(effect, Play):
             chunk = effect.chunk
-            if chunk.data != self.sim.studio.whole.get((chunk.seq, chunk.rendition)):
+            if chunk.pieces != self.sim.studio.sent.get((chunk.seq, chunk.rendition)):
                 self.complain(peer, f"played other bytes for seq {chunk.seq}")
 
     def parcel(self, peer: Peer, send: Send) -> None:

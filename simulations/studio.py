@@ -28,7 +28,6 @@ class Studio:
         self.epochs = 0
         self.bytes_made = 0  # Of the largest rendition.
         self.sent: dict[tuple[int, int], tuple[bytes, ...]] = {}  # (seq, rendition) -> pieces
-        self.whole: dict[tuple[int, int], bytes] = {}  # The same -> all of it.
         self.made_at: dict[int, float] = {}  # By seq: world time of publication.
 
     def begin(self, wall_s: float) -> Epoch:
@@ -69,8 +68,6 @@ class Studio:
         self.made_at[seq] = now
         for rendition, pieces in signed.pieces.items():
             self.sent[seq, rendition] = tuple(piece.data for piece in pieces)
-            self.whole[seq, rendition] = chunks[rendition][1]
         while len(self.sent) > REMEMBERED * len(self.bitrates_kbps):
-            del self.whole[next(iter(self.sent))]
             del self.sent[next(iter(self.sent))]
         return signed

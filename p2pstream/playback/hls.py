@@ -66,7 +66,7 @@ class Segment:
 
     @property
     def size(self) -> int:
-        return sum(len(part.chunk.data) for part in self.parts)
+        return sum(part.chunk.size for part in self.parts)
 
 
 class LiveWindow:

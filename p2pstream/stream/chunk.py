@@ -39,8 +39,9 @@ class Chunk(msgspec.Struct, frozen=True):
     """Verified media, ready to be played.
 
     init: hash of the `Init` it is decoded with. pts, duration: ticks. captured_ms: wall clock of
-    the first frame's capture at the broadcaster, Unix milliseconds. data: moof + mdat with one
-    video track (1) and at most one audio track (2).
+    the first frame's capture at the broadcaster, Unix milliseconds. pieces: its `data`, which is
+    moof + mdat with one video track (1) and at most one audio track (2). Pieces, because these are
+    in the window anyway: nothing is copied until somebody reads.
     """
 
     seq: int
@@ -51,7 +52,17 @@ class Chunk(msgspec.Struct, frozen=True):
     captured_ms: int
     key: bool
     discontinuity: bool
-    data: bytes
+    pieces: tuple[bytes, ...]
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        return b"".join(self.pieces)
+
+    @property
+    def size(self) -> int:
+        """Of `data`, in bytes."""
+        return sum(map(len, self.pieces))
 
     @property
     def seconds(self) -> float:

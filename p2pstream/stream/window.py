@@ -162,10 +162,10 @@ class Window:
         head, pieces = slot.head, slot.pieces[rendition]
         part = head.part(rendition)
         assert part is not None, "what is complete was named by the head"
-        data = b"".join([pieces[index].data for index in range(part.pieces)])
         return Chunk(
             seq, rendition, part.init, head.pts, head.duration, head.captured_ms,
-            head.key, head.discontinuity, data,
+            head.key, head.discontinuity,
+            tuple([pieces[index].data for index in range(part.pieces)]),
         )  # fmt: skip
 
     def newest_key(self) -> int:

@@ -86,7 +86,7 @@ def _gateway() -> Gateway:
         window.add(
             Chunk(
                 seq, 0, HASH, seq * ticks, ticks, 0, seq % 10 == 0, discontinuity=False,
-                data=b"<%d>" % seq,
+                pieces=(b"<%d>" % seq,),
             )
         )  # fmt: skip
     return Gateway(window, lambda: {"state": "live"}, port=PORT)

@@ -172,7 +172,7 @@ class Encoder:
             captured_ms=self.captured_ms,
             key=video[0].key,
             discontinuity=False,
-            data=fragment(self.seq, [(1, video), (2, audio)]),
+            pieces=(fragment(self.seq, [(1, video), (2, audio)]),),
         )
 
 

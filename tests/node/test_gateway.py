@@ -57,7 +57,15 @@ class World:
             pts = self.seq * ticks
             self.window.add(
                 Chunk(
-                    self.seq, init, HASHES[init], pts, ticks, 0, key, discontinuity=False, data=data
+                    self.seq,
+                    init,
+                    HASHES[init],
+                    pts,
+                    ticks,
+                    0,
+                    key,
+                    discontinuity=False,
+                    pieces=(data,),
                 )
             )
             self.seq += 1

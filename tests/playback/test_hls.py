@@ -50,7 +50,7 @@ def chunk(
         captured_ms=captured_ms + seq * ms,
         key=key,
         discontinuity=discontinuity,
-        data=data or b"chunk %d;" % seq,
+        pieces=(data or b"chunk %d;" % seq,),
     )
 
 

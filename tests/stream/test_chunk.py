@@ -32,4 +32,4 @@ def test_what_the_head_says_of_pieces_is_how_they_are_cut(size: int) -> None:
 
 
 def test_a_chunk_knows_how_long_it_lasts() -> None:
-    assert Chunk(1, 0, b"", 0, 18_000, 0, key=True, discontinuity=False, data=b"").seconds == 0.2
+    assert Chunk(1, 0, b"", 0, 18_000, 0, key=True, discontinuity=False, pieces=()).seconds == 0.2
