@@ -302,6 +302,8 @@ class QuicCarrier:
 
     def _settle(self, now: float) -> float:
         """Dial on, deliver what happened; returns when there is more to do."""
+        if not self._dials and not self._news:
+            return inf  # As in most turns, of which a node has hundreds a second.
         for peer, dialling in list(self._dials.items()):
             self._dial_on(peer, dialling, now)
         while self._news:

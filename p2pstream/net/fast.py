@@ -1,10 +1,11 @@
 """The fast path for parcels: our engine, with a shorter way for the packets that are the most.
 
-Invariants. Packets of nothing but STREAM frames of parcels, and ACKs, are built and read here, a
-train at a time, without aioquic's stream and builder objects; everything else (handshake, control
-stream, odd frames, other paths, good-byes) takes aioquic's code, on the same state. A stream to
-which something odd happens is handed over to aioquic, for good. With a qlog nothing is fast, so
-that the trace is whole. What the bytes on the wire mean, and all limits, are those of `Engine`.
+Invariants. Packets of nothing but STREAM frames of parcels are built and read here, a train at a
+time, without aioquic's stream and builder objects; so are small ones: ACK, PING, what goes on on
+the control stream. Everything else (handshake, odd frames, other paths, good-byes) takes aioquic's
+code, on the same state. A stream to which something odd happens is handed over to aioquic, for
+good. With a qlog nothing is fast, so that the trace is whole. What the bytes on the wire mean, and
+all limits, are those of `Engine`.
 
 `outbox` and `inbox` have the parcels, `frames` their frames, `protection` the packets; here these
 meet the connection. facts/quic.md 3 has the measurements behind each short cut.
@@ -14,7 +15,7 @@ meet the connection. facts/quic.md 3 has the measurements behind each short cut.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, cast
 
@@ -26,26 +27,46 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.events import StreamDataReceived
-from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicStreamFrame
+from aioquic.quic.packet import (
+    QuicFrameType,
+    QuicPacketType,
+    QuicStreamFrame,
+    decode_packet_number,
+)
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 
 from p2pstream.identity import Address
 from p2pstream.net import names
-from p2pstream.net.engine import PARCEL_WINDOW_BYTES, Engine, is_credit_due
-from p2pstream.net.frames import BYTE, LENGTH, OFFSET, ack_frame, read_ack
+from p2pstream.net.engine import CONTROL_STREAM, PARCEL_WINDOW_BYTES, Engine, is_credit_due
+from p2pstream.net.frames import (
+    BYTE,
+    LENGTH,
+    OFFSET,
+    STREAM,
+    STREAMS,
+    ack_frame,
+    pull,
+    read_ack,
+    stream_frame,
+    varint,
+)
 from p2pstream.net.inbox import Inbound, Inbox
 from p2pstream.net.outbox import Outbox, Sent
 from p2pstream.net.protection import (
     NUMBER_BYTES,
     NUMBERS,
+    PAYLOAD_BYTES_MIN,
     SAMPLE_AT,
     SAMPLE_BYTES,
     TAG_BYTES,
     seal,
+    seal_one,
     unmask,
+    unmask_one,
     unseal,
+    unseal_one,
     whole_numbers,
 )
 from p2pstream.net.recovery import PACING_S, FastRecovery, Ranges, Sum
@@ -65,12 +86,17 @@ ACK_PACKETS = 64
 ACKS_IN_A_ROW = 32
 
 _WAS_SENT = attrgetter("was_sent")
+_PING = BYTE[QuicFrameType.PING]
+_CONTROL = varint(CONTROL_STREAM)
+_WORDS = {BYTE[STREAM | LENGTH], BYTE[STREAM | LENGTH | OFFSET]}  # Frames of a stream that goes on.
+
+Handler = tuple[Callable[..., None], tuple[Any, ...]]  # What to do about a packet's fate.
 
 _log = logging.getLogger("p2pstream.net")
 
 
 class _Acked:
-    """A packet of an ACK and nothing else: neither counted nor acknowledged by itself."""
+    """A small packet of an ACK and nothing else: neither counted nor acknowledged by itself."""
 
     __slots__ = ("delivery_handlers", "packet_number", "sent_bytes", "sent_time")
 
@@ -78,11 +104,19 @@ class _Acked:
     in_flight = is_ack_eliciting = is_crypto_packet = False
     packet_type = QuicPacketType.ONE_RTT
 
-    def __init__(self, number: int, size: int, now: float, handler: Any, args: Any) -> None:
+    def __init__(self, number: int, size: int, now: float, handlers: list[Handler]) -> None:
         self.packet_number = number
         self.sent_bytes = size
         self.sent_time = now
-        self.delivery_handlers = [(handler, args)]
+        self.delivery_handlers = handlers
+
+
+class _Said(_Acked):
+    """A small packet of more than an ACK."""
+
+    __slots__ = ()
+
+    in_flight = is_ack_eliciting = True
 
 
 class FastEngine(Engine):
@@ -216,8 +250,7 @@ class FastEngine(Engine):
         """As of `Engine`."""
         if not self._quick:
             return joined(super().datagrams_to_send(now))
-        address = self._network_paths[0].addr
-        out = self._send_ack(now, address)
+        out = self._send_small(now)
         if self._probe_pending and self._outbox.again:
             out += self._send_parcels(now)  # RFC 9002 6.2.4: a probe that carries data is better.
         if self._needs_stock(now):
@@ -324,28 +357,81 @@ class FastEngine(Engine):
         first = SHORT | self._spin_bit << 5 | pair.send.key_phase << PHASE_SHIFT | NUMBER_BYTES - 1
         return BYTE[first] + self._peer_cid.cid, pair.send
 
-    def _send_ack(self, now: float, address: Address) -> list[Train]:
-        """A packet that acknowledges, if it is time. Now and then aioquic's, which adds a PING."""
+    def _send_small(self, now: float) -> list[Train]:
+        """A packet of an ACK, a PING and words for the control stream, if one of these is due."""
+        space, stream = self._space, self._streams.get(CONTROL_STREAM)
+        talks = stream is not None and not (stream.sender.buffer_is_empty or stream.is_blocked)
+        says = bool((talks or self._ping_pending) and self._allowance(now))
+        if not says and (space.ack_at is None or space.ack_at > now):
+            return []
+        frames: list[bytes] = []
+        handlers: list[Handler] = []
+        # RFC 9000 13.2.1: what is said takes an ACK along that would leave soon.
+        if space.ack_at is not None and len(space.ack_queue):
+            if not says and self._acks_in_a_row >= ACKS_IN_A_ROW:
+                self._probe_pending = True  # aioquic's, which adds a PING.
+                return []
+            frames.append(self._ack(now, handlers))
+        bare = not says or not self._say(frames, handlers, stream if talks else None)
+        if not frames:
+            return []
+        return self._send_frames(frames, handlers, now, bare=bare)
+
+    def _ack(self, now: float, handlers: list[Handler]) -> bytes:
+        """An ACK frame of all that has come."""
         space = self._space
-        if space.ack_at is None or space.ack_at > now or not len(space.ack_queue):
-            return []
-        if self._acks_in_a_row >= ACKS_IN_A_ROW:
-            self._probe_pending = True
-            return []
-        self._acks_in_a_row += 1
         space.ack_at = None
         self._ack_due = space.largest_received_packet + ACK_PACKETS
-        number, self._packet_number = self._packet_number, self._packet_number + 1
+        handlers.append((self._on_ack_delivery, (space, space.largest_received_packet)))
         delay = int(max(0.0, now - space.largest_received_time) * 1e6)
-        frame = ack_frame(list(space.ack_queue), delay >> self._local_ack_delay_exponent)
-        packet = seal([frame], number, *self._short_header())
-        record: Any = _Acked(
-            number, len(packet), now, self._on_ack_delivery, (space, space.largest_received_packet)
-        )
-        space.sent_packets[number] = record
-        self._recovery.note_bare_ack(number, space)
-        self._network_paths[0].bytes_sent += len(packet)
-        return [(packet, len(packet), address)]
+        return ack_frame(list(space.ack_queue), delay >> self._local_ack_delay_exponent)
+
+    def _say(self, frames: list[bytes], handlers: list[Handler], stream: QuicStream | None) -> bool:
+        """Add a PING that was asked for, and what `stream` has to send; whether that is any."""
+        before = len(handlers)
+        if self._ping_pending:
+            frames.append(_PING)
+            handlers.append((self._on_ping_delivery, (tuple(self._ping_pending),)))
+            self._ping_pending.clear()
+        if stream is not None:
+            sender = stream.sender
+            used = sender.highest_offset
+            limit = min(
+                used + self._remote_max_data - self._remote_max_data_used,
+                stream.max_stream_data_remote,
+            )
+            overhead = 1 + len(self._peer_cid.cid) + NUMBER_BYTES + TAG_BYTES
+            overhead += sum(map(len, frames)) + 3 + len(_CONTROL) + len(varint(sender.next_offset))
+            frame = sender.get_frame(self._max_datagram_size - overhead, limit)
+            if frame is not None:
+                self._remote_max_data_used += sender.highest_offset - used
+                sender.buffer_is_empty = not len(sender._pending) and not sender._pending_eof
+                start, data = frame.offset, frame.data
+                frames.append(stream_frame(_CONTROL, start, data, end=frame.fin))
+                span = start, start + len(data), frame.fin
+                handlers.append((sender.on_data_delivery, span))
+        return len(handlers) > before
+
+    def _send_frames(
+        self, frames: list[bytes], handlers: list[Handler], now: float, *, bare: bool
+    ) -> list[Train]:
+        """One small packet. bare: of an ACK alone."""
+        if not bare:
+            self._leave_one_out()
+        number = self._packet_number
+        payload = b"".join(frames).ljust(PAYLOAD_BYTES_MIN, b"\x00")
+        packet = seal_one(payload, number, *self._short_header())
+        size = len(packet)
+        record: Any = (_Acked if bare else _Said)(number, size, now, handlers)
+        self._space.sent_packets[number] = record
+        if bare:
+            self._acks_in_a_row += 1
+            self._packet_number = number + 1
+            self._recovery.note_bare_ack(number, self._space)
+            self._network_paths[0].bytes_sent += size
+        else:
+            self._note_sent(1, size, now)
+        return [(packet, size, self._network_paths[0].addr)]
 
     # Receiving.
 
@@ -359,12 +445,35 @@ class FastEngine(Engine):
         count = (whole + (rest >= least)) if quick and size >= least else 0
         if count:
             try:
-                self._read(data, size, count, address, now)
+                if count == 1:
+                    self._read_one(data[:size], address, now)
+                else:
+                    self._read(data, size, count, address, now)
             except QuicConnectionError as error:
                 self.close(error.error_code, error.frame_type or 0, error.reason_phrase)
                 return
         for at in range(size * count, len(data), size):
             super().receive_datagram(data[at : at + size], address, now)
+
+    def _read_one(self, data: bytes, address: Address, now: float) -> None:
+        """As `_read`, of one packet: a third of the calls."""
+        keys, cid, space = self._keys.recv, self.host_cid, self._space
+        at = 1 + len(cid)
+        first, short = unmask_one(data, at, keys)
+        plain = SHORT | keys.key_phase << PHASE_SHIFT | NUMBER_BYTES - 1
+        if first & ~SPIN != plain or data[1:at] != cid:
+            super().receive_datagram(data, address, now)
+            return
+        number = decode_packet_number(short, 8 * NUMBER_BYTES, space.expected_packet_number)
+        payload = unseal_one(data, at, first, number, keys)
+        if payload is None or (
+            number < space.expected_packet_number and number in space.received_packets
+        ):
+            return
+        space.expected_packet_number = max(space.expected_packet_number, number + 1)
+        eliciting = self._take_one(payload, now)
+        if self._quick:
+            self._note_received(range(number, number + 1), number, eliciting, first, now)
 
     def _read(self, data: bytes, size: int, count: int, address: Address, now: float) -> None:
         """Open `count` packets and do what they say."""
@@ -384,7 +493,8 @@ class FastEngine(Engine):
             or data[1:at] != cid  # What has another one among the others is no packet of ours.
             or largest >= above + NUMBERS
         ):
-            self._read_odd(data, size, count, address, now)
+            for start in range(0, size * count, size):
+                self.receive_train(data[start : start + size], size, address, now)
             return
         opened = unseal(data, size, firsts[:1] + cid, columns, above, keys)
         in_order = straight and least >= space.expected_packet_number
@@ -409,14 +519,6 @@ class FastEngine(Engine):
                 new[number] = payload
         return list(new), list(new.values())
 
-    def _read_odd(self, data: bytes, size: int, count: int, address: Address, now: float) -> None:
-        """Packets of another key phase, form, connection id or length of number among others."""
-        if count == 1:
-            super().receive_datagram(data[:size], address, now)
-            return
-        for at in range(0, size * count, size):
-            self.receive_train(data[at : at + size], size, address, now)
-
     def _take(self, payloads: list[bytes], now: float) -> bool:
         """Do what packets say; whether they are to be acknowledged."""
         at, eliciting = 0, False
@@ -431,14 +533,23 @@ class FastEngine(Engine):
                 at += 1
         return eliciting
 
+    def _take_one(self, payload: bytes, now: float) -> bool:
+        """As `_take`, of one packet."""
+        if not payload or payload[0] & STREAMS != STREAM:
+            return self._take_others(payload, 0, now)
+        at, read = self._inbox.take_all([payload], 0)
+        return at == 1 or self._take_others(payload, read, now) or read > 0
+
     def _take_others(self, data: bytes, at: int, now: float) -> bool:
         """Handle the frames from `at` on; whether the packet is to be acknowledged for them."""
         if data and not data[at:].strip(b"\x00"):
             return False  # PADDING.
         if not at and data and data[0] == QuicFrameType.ACK:
             at = self._take_ack(data, now)
-            if at == len(data):
-                return False
+        said = at
+        at = self._take_words(data, at)
+        if at == len(data) > 0 or (at > said and not data[at:].strip(b"\x00")):
+            return at > said
         context = QuicReceiveContext(
             epoch=ONE_RTT,
             host_cid=self.host_cid,
@@ -447,7 +558,39 @@ class FastEngine(Engine):
             time=now,
             version=None,
         )
-        return self._payload_received(context, data[at:] if at else data)[0]
+        return self._payload_received(context, data[at:] if at else data)[0] or at > said
+
+    def _take_words(self, data: bytes, at: int) -> int:
+        """Take a PING, and what just goes on on the control stream; returns where that ends."""
+        if data[at : at + 1] == _PING:
+            at += 1
+        stream, limit = self._streams.get(CONTROL_STREAM), self._local_max_data
+        if stream is None or data[at : at + 1] not in _WORDS:
+            return at
+        receiver = stream.receiver
+        try:
+            number, start = pull(data, at + 1)
+            offset, start = pull(data, start) if data[at] & OFFSET else (0, start)
+            size, start = pull(data, start)
+        except IndexError:
+            return at  # `_handle_stream_frame` will find what is wrong with it.
+        stop, end = start + size, offset + size
+        if (
+            number != CONTROL_STREAM
+            or not size
+            or stop > len(data)
+            or offset != receiver._buffer_start
+            or receiver.highest_offset > offset  # There is more, beyond a gap.
+            or receiver.is_finished
+            or receiver._final_size is not None
+            or end > stream.max_stream_data_local
+            or limit.used + size > limit.value
+        ):
+            return at
+        receiver._buffer_start = receiver.highest_offset = end
+        limit.used += size
+        self._tell(CONTROL_STREAM, data[start:stop], False)
+        return stop
 
     def _take_ack(self, data: bytes, now: float) -> int:
         """Handle an ACK frame (RFC 9000 19.3); returns where it ends, 0 if it is odd."""

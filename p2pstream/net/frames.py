@@ -10,6 +10,7 @@ from aioquic.quic.packet import QuicFrameType
 
 # RFC 9000 19.8: 0b00001, then: an offset, a length, the end.
 STREAM, OFFSET, LENGTH, FIN = 0x08, 0x04, 0x02, 0x01
+STREAMS = ~(OFFSET | LENGTH | FIN)  # What all types of STREAM frames have in common.
 ACK_RANGES_MAX = 32  # Of one ACK; 8 bytes each at most.
 
 BYTE = [bytes((value,)) for value in range(256)]

@@ -38,9 +38,10 @@ from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
 
 HANDSHAKE_S = 5.0  # security/architecture.md 5.3: from the first datagram to the peer's Hello.
 KEEPALIVE_S = 15.0  # Half the idle timeout, and less than NATs remember (30 s, RFC 9308 3.2).
-# The first PING after a message or a parcel, the next ones after twice as long each time. A NAT may
-# have given us another address, which the peer learns only from us. Wild guess: a link that streams
-# is never silent for more than a chunk, 0.2 s; an idle one costs five PINGs more each time.
+# The first PING after a parcel, the next ones after twice as long each time. A NAT may have given
+# us another address, which the peer learns only from us. Wild guess: a link that streams is never
+# silent for more than a chunk, 0.2 s; an idle one costs five PINGs more each time. A message does
+# not count: who gets no parcels has messages of its own to send, which tell as much as a PING.
 RESTLESS_S = 0.5
 
 PARCEL_BODY_BYTES_MAX = 16 * 1024 + 32  # security/architecture.md 5.5: a piece and its seal.
@@ -222,10 +223,7 @@ class Link:
         self.counters.bytes_in += len(data)
         self._quiet_since = now
         self._engine.receive_train(data, size, address, now)
-        news = self._take_events(now)
-        if news:
-            self._patience_s = RESTLESS_S
-        return news
+        return self._take_events(now)
 
     def wake(self, *, now: float) -> list[Happening]:
         """The time given by `wake_at` has come; returns what happened."""
@@ -413,6 +411,7 @@ class Link:
             raise BadMessage(f"a parcel's body of {len(data) - start} bytes")
         parcel = Parcel(self._codec.unpack(data[LENGTH_BYTES:start]), data[start:])
         self.counters.parcels_in += 1
+        self._patience_s = RESTLESS_S
         if self.up:
             self._news.append(parcel)
         elif len(self._early) < INCOMING_PARCELS_MAX:

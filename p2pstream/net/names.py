@@ -118,6 +118,7 @@ FAST: Names = {
         "_local_ack_delay_exponent",
         "_loss_at",
         "_on_ack_delivery",
+        "_on_ping_delivery",
         "_pacing_at",
         "_payload_received",
         "_ping_pending",
@@ -153,8 +154,16 @@ FAST: Names = {
     "aead": ("_aead", "_iv"),
     "protection": ("_encryptor", "_is_chacha20", "_mask"),
     "stream": ("is_blocked", "is_finished", "max_stream_data_remote"),
-    "receiver": ("_final_size", "handle_frame", "stop_pending"),
-    "sender": ("reset", "reset_pending"),
+    "receiver": ("_buffer", "_final_size", "handle_frame", "stop_pending"),
+    "sender": (
+        "_pending",
+        "_pending_eof",
+        "get_frame",
+        "next_offset",
+        "on_data_delivery",
+        "reset",
+        "reset_pending",
+    ),
 }
 
 

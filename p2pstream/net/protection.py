@@ -61,6 +61,34 @@ def seal(payloads: Sequence[bytes], first: int, header: bytes, keys: Any) -> byt
     return bytes(train)
 
 
+def seal_one(payload: bytes, number: int, header: bytes, keys: Any) -> bytes:
+    """As `seal`, of one packet: a third of the calls."""
+    short = (number % NUMBERS).to_bytes(NUMBER_BYTES)
+    nonce = (keys.aead._iv ^ number).to_bytes(NONCE_BYTES)
+    sealed: bytes = keys.aead._aead.encrypt(nonce, payload, header + short)
+    mask = _mask(sealed[SAMPLE_AT - NUMBER_BYTES :][:SAMPLE_BYTES], keys.hp)
+    hidden = BYTE[short[0] ^ mask[1]] + BYTE[short[1] ^ mask[2]]
+    return b"".join((BYTE[header[0] ^ mask[0] & 0x1F], header[1:], hidden, sealed))
+
+
+def unmask_one(data: bytes, at: int, keys: Any) -> tuple[int, int]:
+    """As `unmask`, of one packet: its first byte and the two of its number."""
+    mask = _mask(data[at + SAMPLE_AT : at + SAMPLE_AT + SAMPLE_BYTES], keys.hp)
+    number = (data[at] ^ mask[1]) << 8 | data[at + 1] ^ mask[2]
+    return data[0] ^ mask[0] & 0x1F, number
+
+
+def unseal_one(data: bytes, at: int, first: int, number: int, keys: Any) -> bytes | None:
+    """As `unseal`, of one packet. number: all of it."""
+    header = BYTE[first] + data[1:at] + (number % NUMBERS).to_bytes(NUMBER_BYTES)
+    nonce = (keys.aead._iv ^ number).to_bytes(NONCE_BYTES)
+    try:
+        payload: bytes = keys.aead._aead.decrypt(nonce, data[at + NUMBER_BYTES :], header)
+    except InvalidTag:
+        return None
+    return payload
+
+
 def unmask(data: bytes, size: int, count: int, at: int, keys: Any) -> tuple[bytes, Columns]:
     """The first bytes of packets, and the numbers at `at`, if these have two bytes each."""
     stop = size * (count - 1) + at + NUMBER_BYTES
@@ -132,6 +160,13 @@ def _masks(data: bytes | bytearray, size: int, count: int, at: int, protection: 
     else:
         masks = protection._encryptor.update(b"".join(samples))
     return masks[::16].translate(_UNMASKED) + masks[1::16] + masks[2::16]
+
+
+def _mask(sample: bytes, protection: Any) -> bytes:
+    """What hides one packet's first byte and number, and more."""
+    if protection._is_chacha20:
+        return bytes(protection._mask(sample))
+    return bytes(protection._encryptor.update(sample))
 
 
 def _xor(one: bytes, other: bytes) -> bytes:

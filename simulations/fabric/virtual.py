@@ -60,12 +60,12 @@ class VirtualClock(trio.abc.Clock):
         world, runner = self.world, _run.GLOBAL_RUN_CONTEXT.runner
         while not runner.runq:
             planned = inf if self.stopped else world.next_at()
-            when = min(deadline, planned)
-            if when == inf:
+            if planned == inf == deadline:
                 return 0.0 if self.stopped else inf
-            world.now = max(world.now, when)
-            if planned <= world.now:
-                world.run_until(world.now)
+            if planned <= deadline:
+                world.run_until(planned)
+            else:
+                world.now = max(world.now, deadline)
             if deadline <= world.now:
                 break
             deadline = runner.deadlines.next_deadline()

@@ -15,16 +15,22 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicReceiveContext,
 )
-from aioquic.quic.events import StopSendingReceived, StreamReset
+from aioquic.quic.events import PingAcknowledged, StopSendingReceived, StreamReset
 from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicErrorCode, QuicPreferredAddress
 from aioquic.tls import CipherSuite, Epoch
 
 from p2pstream.net import fast, names
-from p2pstream.net.engine import INCOMING_PARCELS_MAX, PARCEL_WINDOW_BYTES, Engine
+from p2pstream.net.engine import (
+    CONTROL_STREAM,
+    INCOMING_PARCELS_MAX,
+    PARCEL_WINDOW_BYTES,
+    Engine,
+)
 from p2pstream.net.fast import FastEngine, fastest
 from p2pstream.net.inbox import EARLY_MAX, PARTS_MAX
-from tests.net.wire import CLIENT, Kind, Wire
+from p2pstream.net.tls import STREAM_WINDOW_BYTES
+from tests.net.wire import CLIENT, SERVER, Kind, Wire
 
 PAIRS: list[tuple[Kind, Kind]] = [
     (FastEngine, FastEngine),
@@ -234,6 +240,62 @@ def test_an_aioquic_without_a_name_means_the_stock_engine(
     assert "crypto.gone" in caplog.text
 
 
+def say(wire: Wire, end: int, *words: bytes) -> None:
+    """On the control stream, in turns of a round trip each."""
+    for word in words:
+        wire.ends[end].send_stream_data(CONTROL_STREAM, word)
+        wire.run(0.02)
+
+
+@pytest.mark.parametrize("path", [lose, reorder, repeat, update_keys, one_by_one])
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_what_is_said_arrives_in_order(
+    client: Kind, server: Kind, path: Callable[[Wire], None]
+) -> None:
+    wire = Wire(client, server)
+    path(wire)
+    words = [bytes([at]) * (5 + 700 * (at % 4)) for at in range(40)]
+    say(wire, 0, *words)
+    wire.run(5)
+    assert bytes(wire.received.pop(CONTROL_STREAM)) == b"".join(words)
+    carry(wire, parcels(3))
+    say(wire, 1, *words)
+    wire.run(5)
+    assert bytes(wire.received[CONTROL_STREAM]) == b"".join(words)
+    assert all(one._loss.bytes_in_flight == 0 for one in wire.ends)
+    assert all(one.owes(CONTROL_STREAM) is False for one in wire.ends if isinstance(one, Engine))
+
+
+def test_what_is_said_at_great_length_waits_for_the_windows() -> None:
+    wire = Wire(FastEngine, FastEngine)
+    speech = bytes(range(251)) * 8000
+    say(wire, 0, speech)
+    wire.run(10)
+    assert bytes(wire.received[CONTROL_STREAM]) == speech
+
+
+def test_an_answer_takes_the_ack_along() -> None:
+    wire = Wire(FastEngine, FastEngine)
+    say(wire, 0, b"hello")
+    wire.run(3)
+    wire.client.send_stream_data(CONTROL_STREAM, b"ask")
+    (asked,) = wire.client.datagrams_to_send(wire.now)
+    wire.server.receive_datagram(asked[0], CLIENT, wire.now)
+    wire.server.send_stream_data(CONTROL_STREAM, b"answer")
+    (answered,) = wire.server.datagrams_to_send(wire.now)
+    wire.client.receive_datagram(answered[0], SERVER, wire.now)
+    assert wire.server._spaces[Epoch.ONE_RTT].ack_at is None
+    assert not wire.client.owes(CONTROL_STREAM)
+    assert wire.client._loss.bytes_in_flight == 0
+
+
+def test_a_ping_is_answered() -> None:
+    wire = Wire(FastEngine, FastEngine)
+    wire.client.send_ping(7)
+    wire.run(0.1)
+    assert [e.uid for e in wire.events if isinstance(e, PingAcknowledged)] == [7]
+
+
 # Peers that do not mean well.
 
 
@@ -258,7 +320,7 @@ def stream_frame(stream_id: int, offset: int, data: bytes, *, fin: bool = False)
 
 def tell(wire: Wire, *frames: bytes) -> None:
     """As if the client had sent them; the short way and the long way must agree."""
-    wire.server._inbox.take_all([b"".join(frames)], 0)
+    wire.server._take_one(b"".join(frames), wire.now)
 
 
 def tell_slowly(wire: Wire, *frames: bytes) -> None:
@@ -289,6 +351,15 @@ FAULTS = {
     ),
     "cut short": ([b"\x0a\x02\x41"], QuicErrorCode.FRAME_ENCODING_ERROR),
     "longer than it is": ([b"\x0a\x02\x05x"], QuicErrorCode.FRAME_ENCODING_ERROR),
+    "words beyond the window": (
+        [stream_frame(0, STREAM_WINDOW_BYTES - 4, b"words")],
+        QuicErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "words cut short": ([b"\x0a\x00\x05x"], QuicErrorCode.FRAME_ENCODING_ERROR),
+    "the end of words, then more": (
+        [stream_frame(0, 0, b"a", fin=True), stream_frame(0, 1, b"b")],
+        QuicErrorCode.FINAL_SIZE_ERROR,
+    ),
     "crumbs": (
         [stream_frame(2, 2 * at + 1, b"x") for at in range(EARLY_MAX + 1)],
         QuicErrorCode.INTERNAL_ERROR,

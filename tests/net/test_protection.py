@@ -8,7 +8,16 @@ import pytest
 from aioquic.quic.crypto import CryptoPair
 from aioquic.tls import CipherSuite
 
-from p2pstream.net.protection import counted, seal, unmask, unseal, whole_numbers
+from p2pstream.net.protection import (
+    counted,
+    seal,
+    seal_one,
+    unmask,
+    unmask_one,
+    unseal,
+    unseal_one,
+    whole_numbers,
+)
 
 CID = bytes(range(8))
 HEADER = b"\x41" + CID
@@ -41,6 +50,17 @@ def test_a_train_is_its_packets_sealed_one_by_one(
     assert whole_numbers(numbers, first) == range(first, first + len(sizes))
     above = first & ~0xFFFF
     assert unseal(train, size, HEADER, numbers, above, ours) == payloads
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+@pytest.mark.parametrize("number", [0, 255, 256, 65_535, 65_536, 0x12_FFF0])
+def test_one_packet_is_a_train_of_one(cipher: CipherSuite, number: int) -> None:
+    ours = keys(cipher)
+    packet = seal_one(b"what is said", number, HEADER, ours)
+    assert packet == seal([b"what is said"], number, HEADER, ours)
+    assert unmask_one(packet, 9, ours) == (HEADER[0], number & 0xFFFF)
+    assert unseal_one(packet, 9, HEADER[0], number, ours) == b"what is said"
+    assert unseal_one(packet[:-1] + b"?", 9, HEADER[0], number, ours) is None
 
 
 def test_what_is_not_sealed_leaves_the_others_alone() -> None:
