@@ -86,6 +86,17 @@ class Lookup:
         self._misled: Counter[NodeId] = Counter()
         self._kept: Counter[NodeId] = Counter()
 
+    def resume(self, *, now: float, k: int, deadline: float = inf) -> None:
+        """Go on towards the same target, for `k` this time: who has answered need not do so again.
+
+        Who was being asked may be asked anew, as nobody listens for those answers any more.
+        """
+        self.deadline = min(deadline, now + LOOKUP_S_MAX)
+        self._k, self.patient, self.queries = k, False, 0
+        for candidate in self._candidates.values():
+            if candidate.state is State.ASKED:
+                self._turn(candidate, State.KNOWN)
+
     def __len__(self) -> int:
         return len(self._order)
 

@@ -71,6 +71,7 @@ __all__ = ["Config", "Counters", "Dht", "Found", "LookupDone", "Provided"]
 LOOKUPS_MAX = 32  # At a time. Wild guess: streams one node deals with, and its own upkeep.
 PROVIDED_MAX = 64  # Keys we announce. The same guess, for a seed.
 LEADS_MAX = 64  # Contacts we were told to start from: a ticket's seeds and remembered peers.
+TRAILS_MAX = 8  # Look-ups that are over, but good to go on from. 2 MiB if all are full of lies.
 CANDIDATES_MAX = 64  # Linked peers that wait to be pinged; one bucket's worth, four times over.
 
 QUERIES_PER_S, QUERIES_BURST = 10.0, 50.0  # security/architecture.md 5.4: per IP.
@@ -84,6 +85,9 @@ CANDIDATES_GAP_S = 0.2  # One candidate's share of a second.
 PROBE_GAP_S = 10.0  # security/architecture.md 5.4: at most one liveness probe in 10 s.
 PROBE_AGE_S = 300.0  # Wild guess: Kademlia's hour is too long for viewers, who stay for minutes.
 REFRESH_GAP_S = 5.0  # Wild guess: between refreshes, so that joining is no burst.
+# Longer than a node's pause between two finds, so that a renewal may follow one; and write tokens
+# are good for five times as long.
+TRAIL_S = 30.0
 SWEEP_GAP_S = 10.0  # Wild guess: expired records are never told, only their memory waits.
 REJOIN_S_MIN, REJOIN_S_MAX = 2.0, 60.0  # Wild guess: between tries to find anybody, doubling.
 
@@ -119,6 +123,7 @@ class Dht:
         self._candidates: OrderedDict[NodeId, Contact] = OrderedDict()
         self._tasks: dict[int, Task] = {}
         self._lookups = 0
+        self._trails: OrderedDict[bytes, Lookup] = OrderedDict()  # The last find of each key.
         self._provisions: dict[bytes, Provision] = {}
         self._refreshed: dict[int, float] = {}
         self._joined = False
@@ -169,6 +174,7 @@ class Dht:
         assert known or len(self._provisions) < PROVIDED_MAX, "too many keys to provide"
         if known is not None:
             known.addresses, known.renew_at = addresses, -inf
+            self._trails.pop(key, None)  # Its tokens were for who we were elsewhere.
             known.next_at = now if known.idle else known.next_at
         else:
             known = self._provisions[key] = Provision(key, addresses)
@@ -261,6 +267,7 @@ class Dht:
         for provision in self._provisions.values():
             if peer in provision.holders:
                 provision.holders.discard(peer)
+                self._trails.pop(provision.key, None)
                 provision.retry_s = RETRY_S_MIN
                 self._hurry(provision, now=now)
 
@@ -425,13 +432,22 @@ class Dht:
         self._lookups += 1
         self.counters.lookups += 1
         k, alpha = self._config.width(goal), self._config.alpha
-        lookup = Lookup(NodeId(key), now=now, k=k, alpha=alpha, patient=patient)
+        lookup = self._trail(key, now=now) if goal is Goal.PROVIDE else None
+        if lookup is None:
+            lookup = Lookup(NodeId(key), now=now, k=k, alpha=alpha, patient=patient)
+        else:
+            lookup.resume(now=now, k=k)
         lookup.add(self._start(key))
         task = Task(self._lookups, goal, lookup)
         if len(self._tasks) >= LOOKUPS_MAX:
             lookup.deadline = now  # Ends at once, with what the own store has.
         self._tasks[task.number] = task
         return task
+
+    def _trail(self, key: bytes, *, now: float) -> Lookup | None:
+        """The last `find` of `key`, to go on from where it got, if that was lately."""
+        lookup = self._trails.pop(key, None)
+        return lookup if lookup and now < lookup.started_at + TRAIL_S else None
 
     def _start(self, key: bytes) -> list[Contact]:
         near = self._table.closest(key, self._config.k)
@@ -463,6 +479,7 @@ class Dht:
     def _finish(self, task: Task, *, now: float) -> None:
         match task.goal:
             case Goal.FIND:
+                self._keep_trail(task.lookup)
                 self._emit(_done(task, now=now))
             case Goal.PROVIDE:
                 self._announce(task, now=now)
@@ -470,6 +487,13 @@ class Dht:
                 self._plan_refresh(task, now=now)
             case Goal.REFRESH:
                 pass
+
+    def _keep_trail(self, lookup: Lookup) -> None:
+        key = bytes(lookup.target)
+        self._trails[key] = lookup
+        self._trails.move_to_end(key)
+        if len(self._trails) > TRAILS_MAX:
+            self._trails.popitem(last=False)
 
     def _surface(self, task: Task, records: list[Record], *, hops: int, now: float) -> None:
         news: list[Record] = []

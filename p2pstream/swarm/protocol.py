@@ -62,6 +62,7 @@ INITS_MAX = 32  # Four changes of all renditions.
 EPOCH_GRACE_S = 10.0  # How long partners may go on with the epoch before: news takes seconds.
 MAP_SLACK_S = 0.04  # How long a map waits for company: half of the pause between two.
 SETTLED_S = 1.0  # A partner this new may yet become a parent. With 5 s latecomers waited for 4 s.
+JOINING_S = 1.0  # Wild guess: who has not answered a Join by then hardly will, so others are asked.
 LINKS_MAX = 64  # Links to peers that are no partners (yet) that we remember.
 
 
@@ -134,7 +135,7 @@ class Swarm:
         self._told_end = False
         self._links: dict[NodeId, Address] = {}
         self._dialling: set[NodeId] = set()
-        self._joined: set[NodeId] = set()  # To whom we said Join.
+        self._joined: dict[NodeId, float] = {}  # To whom we said Join, and when last.
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
         self._noticed_at = -inf  # The last time anything happened here.
@@ -265,7 +266,7 @@ class Swarm:
 
     def _forget(self, peer: NodeId, now: float) -> None:
         """A partner is gone: so is all that concerns it, and its work goes to others."""
-        self._joined.discard(peer)
+        self._joined.pop(peer, None)
         self._limbo.forget(peer)
         self.children.forget(peer)
         self._giver.forget(peer)
@@ -308,8 +309,8 @@ class Swarm:
             return
         if peer not in self._joined:
             self._join(peer, now)
+            self._giver.send_peers(peer)
         self._giver.tell(self.partners[peer], now=now)
-        self._giver.send_peers(peer)
         if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
             self._accept_head(self.partners[peer], join.head, now)
 
@@ -353,6 +354,7 @@ class Swarm:
         if peer in self.partners or peer in self._joined:
             self._forget(peer, now)
             self.candidates.failed(peer, now=now)
+            self._seek_partners(now)
 
     def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
         partner.learn_map(told, self.window.newest)
@@ -558,6 +560,8 @@ class Swarm:
     def _seek_partners(self, now: float) -> None:
         """Join those we are linked with, dial others, until there are enough."""
         lacking = PARTNERS_WANTED - len(self.partners) - len(self._dialling)
+        if lacking > 0:
+            lacking -= self._joining(now)
         if lacking <= 0:
             return
         besides = {self.me, *self.partners, *self._dialling, *self._joined}
@@ -568,6 +572,11 @@ class Swarm:
             else:
                 self._dialling.add(candidate.node)
                 self.mesh.out.append(Dial(candidate.node, candidate.addresses))
+
+    def _joining(self, now: float) -> int:
+        """How many were asked to join a moment ago, and may yet do so."""
+        asked = (at for peer, at in self._joined.items() if peer not in self.partners)
+        return sum(now < at + JOINING_S for at in asked)
 
     def _gossip(self, now: float) -> None:
         if now >= self._gossip_at and self.partners:
@@ -598,7 +607,7 @@ class Swarm:
             self.mesh.out.append(Note("ended", {"seq": self.window.newest}))
 
     def _join(self, peer: NodeId, now: float) -> None:
-        self._joined.add(peer)
+        self._joined[peer] = now
         newest = self.mesh.newest_head()
         valid = self.epoch is not None and self.epoch.covers(self._wall_ms(now))
         certificate = self.epoch.raw if self.epoch and valid else b""

@@ -101,6 +101,21 @@ def test_it_never_asks_more_than_its_queries() -> None:
     assert way.over(now=1.0)
 
 
+def test_who_has_answered_counts_when_it_goes_on_for_more() -> None:
+    way = lookup(10, 20, 30, k=2)
+    way.next()
+    way.answered(contact(10).node, TOKEN)
+
+    way.resume(now=15.0, k=3)
+
+    assert numbers(way.next()) == [20, 30], "nobody listens for the answer of 20 any more"
+    way.answered(contact(20).node, TOKEN)
+    assert not way.over(now=25.0)
+    way.answered(contact(30).node, TOKEN)
+    assert way.over(now=25.0)
+    assert numbers([one.contact for one in way.closest()]) == [10, 20, 30]
+
+
 def test_it_keeps_the_nearest_candidates_only() -> None:
     way = lookup(*range(1, CANDIDATES_MAX + 100))
 

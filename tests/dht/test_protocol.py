@@ -29,6 +29,8 @@ from p2pstream.dht.protocol import (
     PUTS_BURST,
     QUERIES_ALL_BURST,
     QUERIES_BURST,
+    TRAIL_S,
+    TRAILS_MAX,
     Config,
     Dht,
     Found,
@@ -225,6 +227,76 @@ def test_a_provider_republishes_well_before_its_record_expires() -> None:
     gaps = [b - a for a, b in pairwise(seen)]
     assert 4 <= len(gaps) <= 6
     assert all(100 < gap < 125 for gap in gaps)
+
+
+def found(*numbers: int) -> Talk:
+    """A node that has just looked for KEY: these answered, each with a token of its own."""
+    t = Talk()
+    for n in numbers:
+        t.befriend(n)
+    t.dht.find(KEY, now=t.now)
+    t.effects()
+    for n in numbers:
+        (query,) = (q.message for q in t.dht._queries._asking.values() if q.node == node(n))
+        t.hear(n, Providers(query.rid, (), (), bytes([n]) * 16))
+    assert any(isinstance(effect, LookupDone) for effect in t.effects())
+    return t
+
+
+def test_whoever_answered_a_find_is_not_asked_again_before_it_gets_the_record() -> None:
+    t = found(1, 2)
+    t.sleep(1.0)
+    t.effects()
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+
+    sends = [effect for effect in t.effects() if isinstance(effect, Send)]
+    tokens = {s.peer: s.message.token for s in sends if isinstance(s.message, Announce)}
+    assert tokens == {node(n): bytes([n]) * 16 for n in (1, 2)}
+    assert len(sends) == 2
+
+
+def test_what_a_find_learned_is_used_once_and_while_it_is_young() -> None:
+    t = found(1)
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+    assert isinstance(t.said(1)[0], Announce)
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+    t.hear(1, LinkDown("gone"))
+    t.link(1)
+    t.sleep(2 * RETRY_S_MIN)
+    assert isinstance(t.said(1)[-1], FindNode)
+
+    t = found(1)
+    t.sleep(TRAIL_S)
+    t.said(1)
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+    assert isinstance(t.said(1)[-1], FindNode)
+
+
+def test_tokens_for_where_we_were_are_not_used_where_we_are() -> None:
+    t = found(1)
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+    put = t.said(1)[0]
+    assert isinstance(put, Announce)
+    t.hear(1, Stored(put.rid))
+    t.dht.find(KEY, now=t.now)
+    (query,) = t.said(1)
+    assert isinstance(query, FindProviders)
+    t.hear(1, Providers(query.rid, (), (), TOKEN))
+
+    t.dht.provide(KEY, (("9.9.9.9", 1),), now=t.now)
+
+    assert isinstance(t.said(1)[0], FindNode)
+
+
+def test_finds_to_go_on_from_are_bounded() -> None:
+    t = Talk()
+    t.befriend(1)
+    for n in range(2 * TRAILS_MAX):
+        t.dht.find(topic(n), now=t.now)
+        (query,) = t.said(1)
+        assert isinstance(query, FindProviders)
+        t.hear(1, Providers(query.rid, (), (), TOKEN))
+        assert len(t.dht._trails) <= TRAILS_MAX
 
 
 def test_what_is_withdrawn_is_announced_no_more() -> None:
