@@ -461,6 +461,8 @@ class LiveRecovery(QuicPacketRecovery):
     def watch_order(self, acked: RangeSet, space: QuicPacketSpace) -> None:
         """Learn from an ACK before it is processed; for a fast path that processes it itself."""
         newest = space.largest_acked_packet
+        if next(iter(space.sent_packets), newest) >= newest and not self._given_up:
+            return  # The usual case: all that had left before the newest one has come, in order.
         late = [
             number
             for number in takewhile(lambda number: number < newest, space.sent_packets)

@@ -222,19 +222,20 @@ class Endpoint:
             if link not in self._links:
                 continue
             self._armed[link].pop()
-            if link.wake_at(now=now) > now:
-                self._arm(link, now)  # Most move on before they are due.
+            at = link.wake_at(now=now)
+            if at > now:
+                self._arm(link, at, now)  # Most move on before they are due.
             else:
                 self._attend(link, partial(link.wake, now=now))
 
-    def _arm(self, link: Link, now: float) -> None:
-        """See that `link` is woken in time.
+    def _arm(self, link: Link, at: float, now: float) -> None:
+        """See that `link` is woken at `at`.
 
         Entries are never taken out: when the time of one has come, `_fire` looks whether anything
         is due. Only what is earlier than all entries of the link is put in, so these are few
         however often its timer moves.
         """
-        at = max(link.wake_at(now=now), now + PACING_S)
+        at = max(at, now + PACING_S)
         entries = self._armed[link]
         if at < (entries[-1] if entries else inf):
             entries.append(at)
@@ -252,7 +253,7 @@ class Endpoint:
                     self._send(udp, trains)
                 self._forget(link)
             else:
-                self._arm(link, now)
+                self._arm(link, link.wake_at(now=now), now)
         except Exception:  # noqa: BLE001  # S-15: only this connection ends.
             self._crash(link)
 

@@ -25,7 +25,7 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import CryptoPair, apply_key_phase, next_key_phase
-from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicHeader, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
@@ -210,6 +210,10 @@ class Engine(QuicConnection):
             self._network_paths.insert(0, path)
         elif path.is_validated:  # Something late from where the peer was, or is again.
             self._network_paths.append(path)
+
+    def next_event(self) -> QuicEvent | None:
+        """What has happened next. aioquic's raises and catches an error when that is nothing."""
+        return self._events.popleft() if self._events else None
 
     def handle_timer(self, now: float) -> None:
         super().handle_timer(now)

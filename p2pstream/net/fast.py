@@ -126,8 +126,10 @@ class FastEngine(Engine):
 
     def __init__(self, *, configuration: QuicConfiguration, **others: Any) -> None:
         super().__init__(configuration=configuration, **others)
-        self._keys: Any = None  # Of 1-RTT packets; looking them up would cost a hash in Python.
+        # Of 1-RTT packets; looking them up would cost a hash in Python.
+        self._keys: Any = None
         self._space: Any = None
+        self._crypto: Any = None
         self._outbox = Outbox()
         self._inbox = Inbox(
             self._local_max_data,
@@ -144,6 +146,7 @@ class FastEngine(Engine):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self._keys, self._space = self._cryptos[ONE_RTT], self._spaces[ONE_RTT]
+        self._crypto = self._crypto_streams[ONE_RTT].sender
 
     # What the link may know.
 
@@ -212,19 +215,28 @@ class FastEngine(Engine):
     # Time.
 
     def get_timer(self) -> float | None:
-        if not self._quick or not self._loss.peer_completed_address_validation:
-            return super().get_timer()
         space, loss = self._space, self._loss
-        assert self._close_at is not None, "confirmed"
-        at = self._close_at
-        self._loss_at = space.loss_time
-        if self._loss_at is None and space.ack_eliciting_in_flight:
+        if not self._quick or not loss.peer_completed_address_validation:
+            return super().get_timer()
+        at, loss_at = self._close_at, space.loss_time
+        assert at is not None, "confirmed"
+        if loss_at is None and space.ack_eliciting_in_flight:
             timeout = loss.get_probe_timeout() * (1 << loss._pto_count)
-            self._loss_at = loss._time_of_last_sent_ack_eliciting_packet + timeout
-        for other in (space.ack_at, self._loss_at, self._pacing_at):
-            if other is not None and other < at:
-                at = other
+            loss_at = loss._time_of_last_sent_ack_eliciting_packet + timeout
+        self._loss_at = loss_at
+        if loss_at is not None and loss_at < at:
+            at = loss_at
+        if space.ack_at is not None and space.ack_at < at:
+            at = space.ack_at
+        if self._pacing_at is not None and self._pacing_at < at:
+            at = self._pacing_at
         return at
+
+    def handle_timer(self, now: float) -> None:
+        due = self._close_at is None or self._close_at <= now
+        if due or not self._quick or (self._loss_at is not None and self._loss_at <= now):
+            super().handle_timer(now)
+        # Else it is an ACK's or the pacer's time, which `trains_to_send` finds.
 
     @property
     def _quick(self) -> bool:
@@ -259,9 +271,11 @@ class FastEngine(Engine):
             if not self._quick:
                 return out
         else:
-            out += joined(self._probe_path(now))
+            if probes := self._probe_path(now):
+                out += joined(probes)
             self._pacing_at = None
-        while self._outbox and (trains := self._send_parcels(now)):
+        outbox = self._outbox
+        while (outbox.fresh or outbox.again) and (trains := self._send_parcels(now)):
             out += trains
         return out
 
@@ -284,7 +298,7 @@ class FastEngine(Engine):
             or self._remote_preferred_address is not None
             or len(self._network_paths) > 1
             or self._network_paths[0].remote_challenges
-            or not self._crypto_streams[ONE_RTT].sender.buffer_is_empty
+            or not self._crypto.buffer_is_empty
             or not all(map(_WAS_SENT, self._host_cids))
         )
 
@@ -620,7 +634,8 @@ class FastEngine(Engine):
             self._spin_bit = not spin if self._is_client else spin  # RFC 9000 17.4.
             self._spin_highest_pn = largest
         window = space.received_packets
-        window._received.update(numbers)
+        if len(numbers) > 1:
+            window._received.update(numbers)
         if len(window._received) > 2 * window._size:  # As `add` would, but without Python's help.
             window._received.intersection_update(range(largest - window._size + 1, largest + 1))
         window.add(largest)  # Slides it.
@@ -708,11 +723,12 @@ def _stock_inbound(inbound: Inbound) -> QuicStream:
 
 
 def _is_busy(stream: QuicStream) -> bool:
+    sender, receiver = stream.sender, stream.receiver
     return (
-        not stream.sender.buffer_is_empty
-        or stream.sender.reset_pending
-        or stream.receiver.stop_pending
-        or stream.is_finished
+        not sender.buffer_is_empty
+        or sender.reset_pending
+        or receiver.stop_pending
+        or (sender.is_finished and receiver.is_finished)
         or stream.max_stream_data_local != stream.max_stream_data_local_sent
         or is_credit_due(stream)
     )

@@ -242,7 +242,7 @@ class Link:
             return inf
         timer = self._engine.get_timer()
         at = inf if timer is None else timer
-        if not self.up:
+        if self.up_at == inf:
             return min(at, self.born_at + HANDSHAKE_S)
         at = min(at, self._quiet_since + self._patience_s, self._expiry)
         if self._parcels:
@@ -457,11 +457,13 @@ class Link:
 
     def _feed(self, now: float) -> bool:
         """Give the engine what it can send soon; returns whether that was anything."""
-        if not self.up:
+        if self.closed or self.up_at == inf:
             return False
         if self._late or now >= self._expiry or len(self._started) > STARTED_MAX:
             self._sweep(now)
         self._unsent_bytes = self._engine.unsent_bytes
+        if not self._control and not self._parcels:
+            return False
         fed = self._feed_control(now)
         while self._parcels and self._parcels[0][0] <= now:
             self._expire(heapq.heappop(self._parcels)[2])

@@ -145,7 +145,8 @@ class Wire:
         self.take: Callable[[bytes, Address], None] | None = (
             None  # Its endpoint's, past the socket.
         )
-        self._last: dict[int, float] = {}  # When the newest datagram to a host arrives.
+        self._ways_s: dict[int, float] = {}  # To a host, without what changes.
+        self._last: dict[int, float] = {}  # When the newest datagram to it arrives.
 
     # What the core and the checkers ask.
 
@@ -207,8 +208,8 @@ class Wire:
         if (
             leaves is None
             or blocked
-            or self.weather.lost(1, self.rng)
-            or theirs.weather.lost(1, self.rng)
+            or (self.weather.loss and self.weather.lost(1, self.rng))
+            or (theirs.weather.loss and theirs.weather.lost(1, self.rng))
         ):
             network.lost += size
             self.traffic.resent += size  # Or whatever QUIC makes of it.
@@ -223,7 +224,10 @@ class Wire:
             self.world.at(arrives, theirs.received, self.peer, data, source, 0)
 
     def _way_s(self, there: Peer) -> float:
-        way_s = self.peer.delay_to(there) + self.network.extra_delay_s
+        way_s = self._ways_s.get(there.number)
+        if way_s is None:
+            way_s = self._ways_s[there.number] = self.peer.delay_to(there)
+        way_s += self.network.extra_delay_s
         if self.network.jams:
             way_s += self.network.jammed_s(self.peer, there)
         jitter_s: float = self.jitter_s + there.carrier.jitter_s  # type: ignore[attr-defined]
