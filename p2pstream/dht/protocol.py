@@ -249,10 +249,9 @@ class Dht:
         if self._queries.ours:
             self._idle_at = min(self._idle_at, now + LINK_IDLE_S)
         contact = Contact(peer, self._queries.links[peer].address)
-        known = self._table.entry(peer)
-        if (known and known.contact == contact) or not self._believes(contact.address):
+        if not self._believes(contact.address):
             return
-        if self._table.lacks(contact) and not self._queries.busy_with(peer):
+        if self._unknown(contact) and not self._queries.busy_with(peer):
             self._candidates[peer] = contact
             if len(self._candidates) > CANDIDATES_MAX:
                 self._candidates.popitem(last=False)
@@ -273,13 +272,20 @@ class Dht:
 
     def _meet_candidates(self, *, now: float) -> None:
         self._candidates_at = inf
-        while self._candidates:
-            if not self._queries.room or not self._meetings.take(None, now=now):
-                self._candidates_at = now + CANDIDATES_GAP_S
-                return
-            node, contact = self._candidates.popitem(last=False)
-            if node in self._queries.links and self._table.lacks(contact):
+        if self._joining:
+            return  # It asks most of them anyway; the others' turn comes when it is over.
+        for node, contact in list(self._candidates.items()):
+            if node in self._queries.links and self._unknown(contact):
+                if not self._queries.room or not self._meetings.take(None, now=now):
+                    self._candidates_at = now + CANDIDATES_GAP_S
+                    return
                 self._ping(contact, now=now)
+            del self._candidates[node]
+
+    def _unknown(self, contact: Contact) -> bool:
+        """Whether `contact` is not in the table, but there is a place for it."""
+        known = self._table.entry(contact.node)
+        return (known is None or known.contact != contact) and self._table.lacks(contact)
 
     # What others ask of us.
 
@@ -463,8 +469,7 @@ class Dht:
         task = self._tasks.get(number)
         if task is None:
             return
-        enough = task.goal is Goal.FIND and len(task.records) >= self._config.records_wanted
-        if enough or task.lookup.over(now=now):
+        if self._has_enough(task) or task.lookup.over(now=now):
             del self._tasks[number]
             self._finish(task, now=now)
             return
@@ -476,6 +481,16 @@ class Dht:
             self.counters.asked += 1
             self._queries.ask(contact, query, now=now, lookup=number)
 
+    def _has_enough(self, task: Task) -> bool:
+        """Whether the look-up has served its purpose already."""
+        if task.goal is Goal.FIND:
+            return len(task.records) >= self._config.records_wanted
+        if task.goal is Goal.REFRESH:  # A bucket's worth of answers, though not the nearest.
+            index, closest = self._table.index(task.lookup.target), task.lookup.closest()
+            full = len(closest) >= self._config.width(task.goal)
+            return full and self._table.index(closest[-1].contact.node) == index
+        return False
+
     def _finish(self, task: Task, *, now: float) -> None:
         match task.goal:
             case Goal.FIND:
@@ -485,6 +500,7 @@ class Dht:
                 self._announce(task, now=now)
             case Goal.JOIN:
                 self._plan_refresh(task, now=now)
+                self._meet_candidates(now=now)
             case Goal.REFRESH:
                 pass
 
@@ -607,9 +623,12 @@ class Dht:
             self._rejoin_at = now + self._rejoin_s
             self._join(now=now)
 
+    @property
+    def _joining(self) -> bool:
+        return any(task.goal is Goal.JOIN for task in self._tasks.values())
+
     def _join(self, *, now: float) -> None:
-        joining = any(task.goal is Goal.JOIN for task in self._tasks.values())
-        if not joining and self._start(self.node):
+        if not self._joining and self._start(self.node):
             task = self._open(Goal.JOIN, self.node, now=now, patient=False)
             self._advance(task.number, now=now)
 
@@ -625,13 +644,10 @@ class Dht:
         Whoever is nearer than the last of the closest is known already.
         """
         self._refresh_at = now + REFRESH_GAP_S * self._rng.random()
-        sizes = self._table.sizes()
         closest = task.lookup.closest()
         everybody = len(closest) < self._config.k
         reach = 256 if everybody else self._table.index(closest[-1].contact.node)
-        for index in range(257):
-            if index <= reach or sizes.get(index, 0) >= self._config.k // 2:
-                self._refreshed[index] = now
+        self._refreshed |= dict.fromkeys(range(reach + 1), now)
 
     def _refresh(self, *, now: float) -> None:
         """Look up some id in a bucket that has not been refreshed for long, the farthest first."""
@@ -642,10 +658,14 @@ class Dht:
         due = [
             i for i in range(256, nearest, -1) if now >= self._refreshed.get(i, -inf) + refresh_s
         ]
-        if not due or len(self._tasks) >= LOOKUPS_MAX:
+        # Newcomers may have filled the bucket since we joined.
+        rich = {i for i in due if sizes.get(i, 0) >= self._config.k // 2}
+        self._refreshed |= dict.fromkeys(rich - self._refreshed.keys(), now)
+        poor = [i for i in due if now >= self._refreshed.get(i, -inf) + refresh_s]
+        if not poor or len(self._tasks) >= LOOKUPS_MAX:
             return
-        self._refreshed[due[0]] = now
-        task = self._open(Goal.REFRESH, self._somebody(due[0]), now=now, patient=False)
+        self._refreshed[poor[0]] = now
+        task = self._open(Goal.REFRESH, self._somebody(poor[0]), now=now, patient=False)
         self._advance(task.number, now=now)
 
     def _somebody(self, index: int) -> NodeId:

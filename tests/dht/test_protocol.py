@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import inf
 
 import pytest
@@ -343,6 +343,66 @@ def test_a_peer_that_links_to_us_enters_the_table_by_answering() -> None:
     t.hear(1, Pong(ping.rid))
 
     assert t.dht.contacts() == [contact(1)]
+
+
+def test_who_links_to_us_while_we_join_is_pinged_afterwards_if_it_was_not_asked_meanwhile() -> None:
+    t = Talk()
+    t.dht.learn(contact(1), now=t.now)
+    t.dht.join(now=t.now)
+    t.link(1, dialled=True)
+    (query,) = t.said(1)
+    assert isinstance(query, FindNode)
+    t.link(2)
+    t.link(3, address=("99.9.9.9", 1))
+    assert t.effects() == []
+
+    t.hear(1, Nodes(query.rid, wire(2), TOKEN))
+    ((peer, other),) = ((e.peer, e.message) for e in t.effects() if isinstance(e, Send))
+    assert isinstance(other, FindNode)
+    t.hear(2, Nodes(other.rid, (), TOKEN))
+
+    assert peer == node(2)
+    assert t.said(2) == []
+    (ping,) = (e.message for e in t.log if isinstance(e, Send) and e.peer == node(3))
+    assert isinstance(ping, Ping)
+
+
+def of_bucket(index: int, t: Talk, count: int) -> list[int]:
+    """The numbers of nodes that belong in that bucket."""
+    numbers = (n for n in range(1, 1000) if t.dht._table.index(node(n)) == index)
+    return list(islice(numbers, count))
+
+
+def test_a_bucket_that_newcomers_have_filled_is_not_refreshed() -> None:
+    for count in (3, 8):
+        t = Talk()
+        t.dht._refresh_at = t.now
+        for n in of_bucket(256, t, count) + of_bucket(255, t, 1):
+            t.befriend(n)
+        t.sleep(0.1)
+        asked = [e for e in t.effects() if isinstance(e, Send) and isinstance(e.message, FindNode)]
+        assert bool(asked) is (count == 3)
+
+
+def test_a_refresh_ends_when_a_bucket_s_worth_of_nodes_has_answered() -> None:
+    t = Talk()
+    far = of_bucket(256, t, 400)
+    for n in [*far[:3], *of_bucket(255, t, 1)]:
+        t.befriend(n)
+    t.dht._refresh_at = t.now
+    t.sleep(0.1)
+    (task,) = t.dht._tasks.values()
+    way = sorted(far, key=lambda n: node(n) ^ task.lookup.target, reverse=True)
+    asked = 0
+    while queries := list(t.dht._queries._asking.values()):
+        n = next(n for n in range(1000) if node(n) == queries[0].node)
+        if queries[0].sent_at is None:
+            t.link(n, dialled=True)
+        nearer = way[way.index(n) + 1 :][:2] if n in way else []
+        t.hear(n, Nodes(queries[0].message.rid, wire(*nearer), TOKEN))
+        asked += 1
+
+    assert 8 <= asked <= 12
 
 
 def test_a_node_that_only_asks_stays_out_of_tables() -> None:
