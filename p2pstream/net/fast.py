@@ -274,8 +274,7 @@ class FastEngine(Engine):
             if probes := self._probe_path(now):
                 out += joined(probes)
             self._pacing_at = None
-        outbox = self._outbox
-        while (outbox.fresh or outbox.again) and (trains := self._send_parcels(now)):
+        while self._outbox and (trains := self._send_parcels(now)):
             out += trains
         return out
 
