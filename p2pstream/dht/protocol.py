@@ -226,17 +226,18 @@ class Dht:
         self._keep_up(now=now)
 
     def wake_at(self) -> float:
-        return min(
+        alarms = [
             self._queries.wake_at(),
             self._idle_at,
-            min((task.lookup.deadline for task in self._tasks.values()), default=inf),
-            min((provision.next_at for provision in self._provisions.values()), default=inf),
             self._candidates_at,
             self._probe_at,
             self._refresh_at,
             self._sweep_at,
             self._rejoin_at,
-        )
+        ]
+        alarms += [task.lookup.deadline for task in self._tasks.values()]
+        alarms += [provision.next_at for provision in self._provisions.values()]
+        return min(alarms)
 
     def effects(self) -> Iterable[object]:
         effects, self._effects = self._effects, []
@@ -485,10 +486,11 @@ class Dht:
         """Whether the look-up has served its purpose already."""
         if task.goal is Goal.FIND:
             return len(task.records) >= self._config.records_wanted
-        if task.goal is Goal.REFRESH:  # A bucket's worth of answers, though not the nearest.
+        width = self._config.width(task.goal)
+        if task.goal is Goal.REFRESH and task.lookup.answers >= width:
+            # A bucket's worth of answers will do, though they are not the nearest to its target.
             index, closest = self._table.index(task.lookup.target), task.lookup.closest()
-            full = len(closest) >= self._config.width(task.goal)
-            return full and self._table.index(closest[-1].contact.node) == index
+            return bool(closest) and self._table.index(closest[-1].contact.node) == index
         return False
 
     def _finish(self, task: Task, *, now: float) -> None:

@@ -207,7 +207,7 @@ class Queries:
 
     def wake_at(self) -> float:
         if self._due is None:
-            self._due = min((asking.due() for asking in self._asking.values()), default=inf)
+            self._due = min([asking.due() for asking in self._asking.values()], default=inf)
         return self._due
 
     def _send(self, asking: Asking, *, now: float) -> None:
