@@ -3,8 +3,8 @@
 Invariants that the stock connection does not keep (security/architecture.md, "Known holes"):
 a peer must show a certificate with an Ed25519 key; it cannot make us hold more than the windows of
 `tls.py`, nor more than 16 KiB of an unfinished TLS message; it cannot acknowledge what was never
-sent, nor for long what it has not received. Only this file and `fast.py` use private names of
-aioquic; `names.py` lists and checks them.
+sent, nor for long what it has not received. Only this file, `short.py` and
+`fast.py` use private names of aioquic; `names.py` lists and checks them.
 """
 # ruff: noqa: SLF001  # Which is what this file is for.
 

@@ -1,4 +1,4 @@
-"""The private names of aioquic that `engine.py` and `fast.py` use, and the check that they exist.
+"""The private names of aioquic that `engine.py`, `short.py` and `fast.py` use, and their check.
 
 The pinned range of versions stands in pyproject.toml. Without one of `ENGINE` nothing can be kept
 safe, so importing fails; without one of `FAST` we are only slower, and say so once.

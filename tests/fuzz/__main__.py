@@ -30,7 +30,7 @@ TARGETS = {
     ],
     "datagrams": [
         "aioquic.quic.connection", "p2pstream.net.fast", "p2pstream.net.frames",
-        "p2pstream.net.inbox", "p2pstream.net.link",
+        "p2pstream.net.inbox", "p2pstream.net.link", "p2pstream.net.short",
     ],
     "handshakes": [
         "aioquic.quic.packet", "aioquic.tls", "p2pstream.net.engine", "p2pstream.net.tls",

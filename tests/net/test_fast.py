@@ -20,7 +20,7 @@ from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicErrorCode, QuicPreferredAddress
 from aioquic.tls import CipherSuite, Epoch
 
-from p2pstream.net import fast, names
+from p2pstream.net import names, short
 from p2pstream.net.engine import (
     CONTROL_STREAM,
     INCOMING_PARCELS_MAX,
@@ -443,7 +443,7 @@ def test_junk_between_good_datagrams_is_dropped() -> None:
     wire.server.receive_train(b"", 1, CLIENT, wire.now)
     wire.run(1)
     assert wire.done[stream_id] == bytes(16_000)
-    assert fast.ONE_RTT is Epoch.ONE_RTT
+    assert short.ONE_RTT is Epoch.ONE_RTT
 
 
 @pytest.mark.parametrize("kind", [Engine, FastEngine])
