@@ -140,10 +140,11 @@ class FastEngine(ShortEngine):
         """As of `Engine`."""
         if not self._quick:
             return joined(super().datagrams_to_send(now))
-        out = self._send_small(now)
+        odd = self._needs_stock()
+        out = [] if odd else self._send_small(now)
         if self._probe_pending and self._outbox.again:
             out += self._send_parcels(now)  # RFC 9002 6.2.4: a probe that carries data is better.
-        if self._needs_stock(now):
+        if odd or self._left_over(now):
             self._acks_in_a_row = 0
             out += joined(super().datagrams_to_send(now))
             if not self._quick:

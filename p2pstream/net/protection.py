@@ -23,7 +23,7 @@ TAG_BYTES = 16  # RFC 9001 5.3.
 NONCE_BYTES = 12
 SAMPLE_BYTES = 16  # RFC 9001 5.4.2: from four bytes after the start of the packet number.
 SAMPLE_AT = 4
-PAYLOAD_BYTES_MIN = 4  # RFC 9001 5.4.2: with a packet number of two bytes, two would do.
+PAYLOAD_BYTES_MIN = SAMPLE_AT - NUMBER_BYTES  # RFC 9001 5.4.2: so that there is a whole sample.
 
 _UNMASKED = bytes(value & 0x1F for value in range(256))  # RFC 9001 5.4.1: of the first byte.
 _COUNTING = bytes(range(256)) * 2

@@ -141,18 +141,14 @@ class ShortEngine(Engine):
 
     # Sending.
 
-    def _needs_stock(self, now: float) -> bool:
-        """Whether aioquic has something to send."""
-        ack_at = self._space.ack_at
+    def _needs_stock(self) -> bool:
+        """Whether there is something to send that only aioquic can: then it sends all there is."""
         streams, data = self._local_max_streams_uni, self._local_max_data
         return bool(
-            self._ping_pending
-            or self._probe_pending
-            or (ack_at is not None and ack_at <= now)
-            or data.value != data.sent
+            data.value != data.sent
             or self._credit_is_due
             or streams.sent - streams.used < streams.value - streams.sent
-            or any(map(_is_busy, self._streams_queue))
+            or any(map(_is_odd, self._streams_queue))
             or self._handshake_done_pending
             or self._retire_connection_ids
             or self._streams_blocked_pending
@@ -162,6 +158,16 @@ class ShortEngine(Engine):
             or self._network_paths[0].remote_challenges
             or not self._crypto.buffer_is_empty
             or not all(map(_WAS_SENT, self._host_cids))
+        )
+
+    def _left_over(self, now: float) -> bool:
+        """Whether there is something small that `_send_small` could not send."""
+        ack_at, stream = self._space.ack_at, self._streams.get(CONTROL_STREAM)
+        return bool(
+            self._probe_pending
+            or self._ping_pending
+            or (ack_at is not None and ack_at <= now)
+            or (stream is not None and not stream.sender.buffer_is_empty)
         )
 
     def _send_small(self, now: float) -> list[Train]:
@@ -386,10 +392,11 @@ class ShortEngine(Engine):
         self._events.append(StreamDataReceived(data=data, end_stream=end, stream_id=stream_id))
 
 
-def _is_busy(stream: QuicStream) -> bool:
+def _is_odd(stream: QuicStream) -> bool:
+    """Whether more is to be sent about it than words on the control stream."""
     sender, receiver = stream.sender, stream.receiver
     return (
-        not sender.buffer_is_empty
+        (stream.stream_id != CONTROL_STREAM and not sender.buffer_is_empty)
         or sender.reset_pending
         or receiver.stop_pending
         or (sender.is_finished and receiver.is_finished)
