@@ -309,8 +309,8 @@ class Swarm:
             return
         if peer not in self._joined:
             self._join(peer, now)
+            self._giver.send_peers(peer)
         self._giver.tell(self.partners[peer], now=now)
-        self._giver.send_peers(peer)  # Newcomers too: those who are told find the newcomer sooner.
         if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
             self._accept_head(self.partners[peer], join.head, now)
 

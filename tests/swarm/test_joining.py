@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from p2pstream.core import Dial
+from p2pstream.core import Dial, Send
 from p2pstream.identity import NodeId
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.partners import PARTNERS_WANTED
@@ -66,3 +66,14 @@ def test_whoever_is_refused_asks_the_next_at_once(mesh: Mesh) -> None:
     mesh.world.run(JOINING_S / 2)
 
     assert dials(host) == KNOWN
+
+
+def test_only_whoever_asks_to_join_is_told_of_others(mesh: Mesh) -> None:
+    host = mesh.watch(1, knows=(mesh.origin,))
+    mesh.world.run(0.5)
+
+    def told(teller: Host) -> int:
+        sends = effects_of(teller, Send)
+        return sum(isinstance(send.message, m.Peers) for send in sends)
+
+    assert (told(mesh.origin), told(host)) == (1, 0)
