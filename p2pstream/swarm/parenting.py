@@ -171,11 +171,7 @@ class Parenting:
         for feed, parent in mesh.parents.by_feed.items():
             role = mesh.partners[parent.peer].role
             better = self._better(feed, role, now) if role is not Role.VIEWER else []
-            if role is Role.ORIGIN and better and not any(p.account.tried for p in better):
-                # Whoever leaves the origin loses its place there: not for the word of a stranger.
-                self._try(mesh.rng.choice(better), feed[0])
-                return
-            if better and (role is not Role.ORIGIN or self._may_leave_origin(feed)):
+            if better and (role is not Role.ORIGIN or self._leaves_origin(feed, better)):
                 self._drop(feed, now, cool_s=LEFT_S)
                 return
 
@@ -187,16 +183,27 @@ class Parenting:
         offers = (o for o in self._offers(feed, now) if o.role > role and o.hops <= mine)
         return [self.mesh.partners[offer.peer] for offer in offers]
 
-    def _may_leave_origin(self, feed: Feed) -> bool:
-        """Whether enough others are fed by it, as far as those can be believed."""
-        rendition, substream = feed
-        direct = [
+    def _leaves_origin(self, feed: Feed, better: list[Partner]) -> bool:
+        """Whether enough others stay with it who can be believed.
+
+        Whoever leaves the origin loses its place there: not for the word of strangers, so one of
+        those is tried.
+        """
+        (rendition, substream), partners = feed, self.mesh.partners
+        direct = (
             partner.node
-            for partner in self.mesh.partners.values()
+            for partner in partners.values()
             if (heard := partner.heard.get(rendition)) and heard.hops[substream] == 1
-            and partner.account.tried
-        ]  # fmt: skip
-        return push.may_leave_origin(self.mesh.me, direct, substream)
+        )
+        staying = [partners[n] for n in push.stay_at_origin(self.mesh.me, direct, substream)]
+        if len(staying) < push.DIRECT_MIN:
+            return False
+        strangers = [p for p in (*staying, *better) if not p.account.tried]
+        known = sum(p.account.tried for p in staying)
+        if known >= push.DIRECT_MIN and not all(p in strangers for p in better):
+            return True
+        self._try(self.mesh.rng.choice(strangers), rendition)
+        return False
 
     def _try(self, partner: Partner, rendition: int) -> None:
         """Ask for a piece that it says it holds, needed or not: the last and shortest."""

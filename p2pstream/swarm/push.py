@@ -163,18 +163,19 @@ def origin_probability(partners: int) -> float:
     return 1 / max(1, min(partners, SMALL_SWARM) - max(0, partners - SMALL_SWARM))
 
 
-def may_leave_origin(me: NodeId, direct: Iterable[NodeId], substream: int) -> bool:
-    """Whether enough others are fed by the origin that we may take this substream from them.
+def stay_at_origin(me: NodeId, direct: Iterable[NodeId], substream: int) -> list[NodeId]:
+    """Those of `direct`, fed by the origin as we are, that leave it later than we do.
 
     Both sides of every pair must not leave at once, so an order that all compute alike decides:
-    another one for each substream, so that the direct places are spread.
+    another one for each substream, so that the direct places are spread. With `DIRECT_MIN` of them
+    we may leave.
     """
 
     def rank(node: NodeId) -> bytes:
         start = substream * 8  # The four quarters of an id give four independent orders.
         return node[start:] + node[:start]
 
-    return sum(rank(node) < rank(me) for node in direct) >= DIRECT_MIN
+    return [node for node in direct if rank(node) < rank(me)]
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ nothing grows beyond its bounds.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from itertools import pairwise
 from statistics import mean
 
@@ -15,6 +16,7 @@ import pytest
 from p2pstream.core import Note, Parcel, Send
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import Config, EpochSeen, InitReady, Play
+from p2pstream.swarm.push import DIRECT_MIN
 from tests.world.fabric import Host, effects_of
 from tests.world.mesh import CHUNK_S, Mesh
 
@@ -68,6 +70,19 @@ def test_the_origin_pays_for_few(calm: Mesh) -> None:
     assert calm.offload(calm.viewers()) >= 0.6
     assert calm.duplicates(calm.viewers()) <= 0.03
     assert calm.control() <= 0.12
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nobody_stays_with_the_origin_for_not_knowing_the_others_there(seed: int) -> None:
+    """Those who stay may feed somebody else: they are asked for a piece to be known."""
+    mesh = Mesh(seed=seed)
+    audience(mesh, 8)
+    mesh.world.run(20.0)
+    origin = mesh.swarm(mesh.origin)
+    direct = Counter(feed for peer in origin.partners for feed in origin.children.feeds_of(peer))
+
+    assert direct
+    assert max(direct.values()) <= DIRECT_MIN
 
 
 def test_pieces_travel_from_viewer_to_viewer(calm: Mesh) -> None:
