@@ -123,8 +123,16 @@ def test_a_result_has_the_keys_that_others_read(
     assert command.verdict(said) in report.read_text()
 
 
+def test_ratios_are_those_of_one_round() -> None:
+    """The machine is half as fast in the second round, and in the third only for us."""
+    figures = {name: [value] * 3 for name, value in MEDIANS.items()}
+    figures |= {"relay3_fast": [40.0, 20.0, 20.0], "relay3_whole": [36.0, 18.0, 36.0]}
+
+    assert command.summary(figures)["full_stack_share"] == 0.9
+
+
 def test_the_table_has_a_column_for_each_that_was_measured() -> None:
-    table = command.table(command.summary(dict(MEDIANS)))
+    table = command.table(command.summary({name: [value] for name, value in MEDIANS.items()}))
     assert [str(column.header) for column in table.columns] == [
         "", "ours", "stock aioquic", "whole node", "qh3", "ours / stock",
     ]  # fmt: skip
@@ -153,7 +161,7 @@ class _Tags(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_nothing_else() -> None:
-    result: dict[str, Any] = command.summary(dict(MEDIANS))
+    result: dict[str, Any] = command.summary({name: [value] for name, value in MEDIANS.items()})
     text = page.page(result, command.verdict(result), command.rows(result), 3)
     tags = _Tags()
     tags.feed(text)
