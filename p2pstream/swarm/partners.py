@@ -75,10 +75,11 @@ class Heard:
 class Partner:
     """One peer that trades with us in this stream.
 
-    told: how much of what changed here it has been told of, and when (see `Giver`). asked: pieces
-    we requested and do not have yet, and when. lacked: those that it said lately it cannot send.
-    knows: seqs whose heads it certainly has. cool: feeds it may not be chosen for, until when;
-    shunned_until: for none at all. spent_until: when it may have upload left for pulls again.
+    certified: it knew of an epoch when it joined. told: how much of what changed here it has been
+    told of, and when (see `Giver`). asked: pieces we requested and do not have yet, and when.
+    lacked: those that it said lately it cannot send. knows: seqs whose heads it certainly has.
+    cool: feeds it may not be chosen for, until when; shunned_until: for none at all. spent_until:
+    when it may have upload left for pulls again.
     """
 
     node: NodeId
@@ -87,6 +88,7 @@ class Partner:
     joined_at: float
     heard_at: float
     dialled: bool
+    certified: bool = False
     heard: dict[int, Heard] = field(default_factory=dict)
     key: int = 0
     told: int = 0

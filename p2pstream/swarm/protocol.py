@@ -307,8 +307,11 @@ class Swarm:
             self._giver.send_peers(peer)
             self.mesh.send(peer, m.Leave(self.stream, "full"))
             return
-        if peer not in self._joined:
+        known = peer in self._joined
+        self.partners[peer].certified |= bool(join.certificate)
+        if not known or (self.epoch is not None and not self.partners[peer].certified):
             self._join(peer, now)
+        if not known:
             self._giver.send_peers(peer)
         self._giver.tell(self.partners[peer], now=now)
         if join.head and self.epoch and heads.parse(join.head).epoch == self.epoch.number:
@@ -386,12 +389,13 @@ class Swarm:
         if epoch.number < self._mark:
             raise BadMessage("epoch certificate from before one that we have seen")
         if self.epoch is None or epoch.number > self.epoch.number:
-            news = self.epoch is not None
+            first = self.epoch is None
             self.epoch, self._mark, self._epoch_at = epoch, epoch.number, now
             self.ended = self._told_end = False
             self.mesh.out.append(EpochSeen(epoch))
-            for peer in self.partners if news else ():
-                self._join(peer, now)
+            for partner in self.partners.values():
+                if not (first and partner.certified):
+                    self._join(partner.node, now)
 
     def _on_parcel(self, partner: Partner, parcel: Parcel, now: float) -> None:
         header, body = parcel.header, parcel.body

@@ -9,8 +9,9 @@ import pytest
 from p2pstream.core import Dial, Send
 from p2pstream.identity import NodeId
 from p2pstream.swarm import messages as m
+from p2pstream.swarm.messages import Role
 from p2pstream.swarm.partners import PARTNERS_WANTED
-from p2pstream.swarm.protocol import JOINING_S, UPKEEP_S
+from p2pstream.swarm.protocol import JOINING_S, UPKEEP_S, Config
 from tests.world.fabric import Host, effects_of
 from tests.world.mesh import Mesh
 from tests.world.stranger import Stranger
@@ -77,3 +78,50 @@ def test_only_whoever_asks_to_join_is_told_of_others(mesh: Mesh) -> None:
         return sum(isinstance(send.message, m.Peers) for send in sends)
 
     assert (told(mesh.origin), told(host)) == (1, 0)
+
+
+def test_whoever_joined_before_anybody_knew_the_broadcaster_hears_of_it(mesh: Mesh) -> None:
+    """The broadcaster has no room for the seed, and the seed's only partner met it later."""
+    mesh.swarm(mesh.origin).mesh.config = Config(partners_max=1)
+    seed = mesh.add(1, Role.SEED)
+    viewer = mesh.watch(2, knows=(seed,))
+    mesh.world.run(1.0)
+    assert mesh.swarm(viewer).partners.keys() == {seed.node}
+    mesh.swarm(viewer).learn(mesh.origin.node, [mesh.origin.address], now=mesh.world.now)
+    viewer.act()
+    mesh.world.run(3.0)
+
+    assert mesh.swarm(seed).partners.keys() == {viewer.node}
+    assert mesh.swarm(seed).window.newest > 0
+
+
+@pytest.mark.parametrize("certified", [True, False])
+def test_an_epoch_is_told_to_those_who_may_not_know_it(mesh: Mesh, *, certified: bool) -> None:
+    """Once, and to nobody who spoke of it first."""
+    epoch = mesh.studio.epoch.raw
+    early, late = Stranger(mesh, 100), Stranger(mesh, 101)
+    early.certificate = epoch if certified else b""
+    host = newcomer(mesh, [early])
+    mesh.world.run(0.5)
+    late.dial(host)
+    mesh.world.run(3.0)
+
+    told = [e.message for e in effects_of(host, Send) if e.peer == early.node]
+    joins = [word.certificate for word in told if isinstance(word, m.Join)]
+    assert joins == ([b""] if certified else [b"", epoch])
+
+
+def test_whoever_joins_without_an_epoch_is_told_of_it(mesh: Mesh) -> None:
+    """It was asked to join before we knew, and answers now that we do."""
+    late = Stranger(mesh, 100)
+    late.certificate, late.joins = b"", False
+    host = newcomer(mesh, [late])
+    mesh.world.run(0.5)
+    mesh.swarm(host).learn(mesh.origin.node, [mesh.origin.address], now=mesh.world.now)
+    host.act()
+    mesh.world.run(0.5)
+    late.tell(late.join())
+    mesh.world.run(0.5)
+
+    joins = [word.certificate for _, word in late.heard if isinstance(word, m.Join)]
+    assert joins == [b"", mesh.studio.epoch.raw]
