@@ -19,6 +19,7 @@ from p2pstream.swarm.mesh import PULL_COPIES, Mesh
 from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, substream_of
 from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import feeds_of
+from p2pstream.swarm.scheduler import ANSWER_S
 
 MAP_S = 0.08  # Between two maps to two partners: a dozen partners hear from us once a second.
 MAP_S_MAX = 1.0  # Between two maps to the same partner, however many there are: the design's 1-2 s.
@@ -132,7 +133,7 @@ class Giver:
             lack = mask & ~have
             for index in bits(mask & have):
                 parcels = self._parcels(seq, want.rendition, index, None) if left else None
-                if parcels is None or not self._may_answer(partner.node, now):
+                if parcels is None or not self._may_answer(now):
                     lack |= 1 << index
                     continue
                 left -= 1
@@ -227,15 +228,20 @@ class Giver:
         data = piece.data
         return _Parcels(seq, rendition, index, len(data), Parcel(bare, data), Parcel(headed, data))
 
-    def _may_answer(self, peer: NodeId, now: float) -> bool:
-        """Whether the upload budget has room for a pull."""
+    def _may_answer(self, now: float) -> bool:
+        """Whether the upload budget has room for a pull, and it would get there in time.
+
+        Who waits longer asks somebody else too: where uplinks are hardly faster than the stream,
+        what then came twice kept them full, and nobody had pieces in time any more.
+        """
         mesh = self.mesh
         if not mesh.config.copies:
             return False
         rate = max(mesh.config.copies, 1.0 + PULL_COPIES) * max(mesh.rate, RATE_MIN)
         self._budget = min(BUDGET_S * rate, self._budget + rate * (now - self._budget_at))
         self._budget_at = now
-        return self._budget > 0 and mesh.roads.backlog(peer) < BACKLOG_MIN + mesh.rate
+        queued = sum(map(mesh.roads.backlog, mesh.partners))
+        return self._budget > 0 and queued < ANSWER_S * rate
 
     def _first_change(self, since: int) -> int:
         """The lowest seq that has changed since so many changes; after the newest if none has."""
