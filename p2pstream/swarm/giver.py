@@ -21,8 +21,9 @@ from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import feeds_of
 from p2pstream.swarm.scheduler import ANSWER_S
 
-MAP_S = 0.08  # Between two maps to two partners: a dozen partners hear from us once a second.
-MAP_S_MAX = 1.0  # Between two maps to the same partner, however many there are: the design's 1-2 s.
+ROUND_S = 1.0  # In which every partner is told what we hold, one after another: the design's 1-2 s.
+CALM_ROUND_S = 2.0  # The same while nobody is in need (as Trickle slows down, RFC 6206).
+TURNS_MIN = 12  # In a round: 83 ms for each partner where there are few.
 PIECE_LIFE_S = 2.0  # A piece older than this is not worth sending.
 BACKLOG_S = 1.0  # A child whose queue is longer than this gets no more pushed until it drains.
 BACKLOG_MIN = 256 * 1024  # Bytes always allowed, whatever the rate: one BDP (facts/quic.md 8).
@@ -81,7 +82,7 @@ class Giver:
         self._changed_at[seq] = self._changes  # The latest comes last.
         if len(self._changed_at) > HEADS_MAX:
             del self._changed_at[min(self._changed_at)]
-        self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s()))
+        self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s(now)))
 
     def forget(self, peer: NodeId) -> None:
         """It is no partner any more."""
@@ -95,11 +96,11 @@ class Giver:
         """
         self.map_at = inf
         partner = self._next()
-        if partner is not None and self._due(partner) <= now:
+        if partner is not None and self._due(partner, now) <= now:
             self.tell(partner, now=now)
             partner = self._next()
         if partner is not None:
-            self.map_at = max(self._due(partner), now + self._pause_s())
+            self.map_at = max(self._due(partner, now), now + self._pause_s(now))
 
     def tell(self, partner: Partner, *, now: float) -> None:
         """Send maps, from the first seq on that has changed since `partner` was told last."""
@@ -108,7 +109,7 @@ class Giver:
         partner.told, partner.told_at, self._told_at = self._changes, now, now
         self._turns.pop(partner.node, None)
         self._turns[partner.node] = None
-        self.map_at = min(self.map_at, now + MAP_S_MAX)
+        self.map_at = min(self.map_at, now + self._round_s(now))
         for rendition in mesh.renditions():
             masks = map(pack_mask, window.held(rendition, base))
             hops, parents = mesh.place(rendition)
@@ -126,17 +127,18 @@ class Giver:
 
     def on_want(self, partner: Partner, want: m.Want, now: float) -> None:
         """Send what is asked for, or say that we cannot. Raises `BadMessage`."""
+        self.mesh.note_need(now)
         lacking: list[tuple[int, bytes]] = []
-        left = ANSWERS_MAX
+        left, room = ANSWERS_MAX, self._room(now)
         for seq, data in want.items:
             mask, have = m.unpack_mask(data), self.mesh.window.have(seq, want.rendition)
             lack = mask & ~have
             for index in bits(mask & have):
                 parcels = self._parcels(seq, want.rendition, index, None) if left else None
-                if parcels is None or not self._may_answer(now):
+                if parcels is None or room <= 0:
                     lack |= 1 << index
                     continue
-                left -= 1
+                left, room = left - 1, room - parcels.size
                 if want.heads:
                     partner.knows.discard(seq)
                 self._send_piece(partner, parcels, now)
@@ -228,20 +230,20 @@ class Giver:
         data = piece.data
         return _Parcels(seq, rendition, index, len(data), Parcel(bare, data), Parcel(headed, data))
 
-    def _may_answer(self, now: float) -> bool:
-        """Whether the upload budget has room for a pull, and it would get there in time.
+    def _room(self, now: float) -> float:
+        """Bytes that may be sent to those who ask: what is left of the budget, and would get there
+        in time.
 
         Who waits longer asks somebody else too: where uplinks are hardly faster than the stream,
         what then came twice kept them full, and nobody had pieces in time any more.
         """
         mesh = self.mesh
         if not mesh.config.copies:
-            return False
+            return 0.0
         rate = max(mesh.config.copies, 1.0 + PULL_COPIES) * max(mesh.rate, RATE_MIN)
         self._budget = min(BUDGET_S * rate, self._budget + rate * (now - self._budget_at))
         self._budget_at = now
-        queued = sum(map(mesh.roads.backlog, mesh.partners))
-        return self._budget > 0 and queued < ANSWER_S * rate
+        return min(self._budget, ANSWER_S * rate - sum(map(mesh.roads.backlog, mesh.partners)))
 
     def _first_change(self, since: int) -> int:
         """The lowest seq that has changed since so many changes; after the newest if none has."""
@@ -256,9 +258,12 @@ class Giver:
         """Who waits longest."""
         return self.mesh.partners[next(iter(self._turns))] if self._turns else None
 
-    def _due(self, partner: Partner) -> float:
+    def _due(self, partner: Partner, now: float) -> float:
         """When to tell it something: that there is news, or else that we are still here."""
-        return -inf if partner.told < self._changes else partner.told_at + MAP_S_MAX
+        return -inf if partner.told < self._changes else partner.told_at + self._round_s(now)
 
-    def _pause_s(self) -> float:
-        return min(MAP_S, MAP_S_MAX / max(1, len(self.mesh.partners)))
+    def _pause_s(self, now: float) -> float:
+        return self._round_s(now) / max(TURNS_MIN, len(self.mesh.partners))
+
+    def _round_s(self, now: float) -> float:
+        return ROUND_S if now < self.mesh.needy_until else CALM_ROUND_S

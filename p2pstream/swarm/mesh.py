@@ -27,7 +27,7 @@ from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
 PULL_COPIES = 0.5  # Of the upload, for pulls: repairs must not wait for a full house. Wild guess.
-QUIET_S = 2.5  # Two maps and a half: they come once a second.
+NEEDY_S = 5.0  # For so long after a request for pieces, or a new partner, maps come sooner. Guess.
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,15 @@ class Mesh:
     claimed: int = -1
     rate: float = 0.0
     met_at: float | None = None
+    needy_until: float = -inf
     out: list[Effect] = field(default_factory=list)
 
     def send(self, peer: NodeId, message: Message) -> None:
         self.out.append(Send(peer, message))
+
+    def note_need(self, now: float) -> None:
+        """Somebody asks for pieces, or has just come: what is told must be fresh for a while."""
+        self.needy_until = now + NEEDY_S
 
     def newest_head(self) -> Head | None:
         return self.window.head(self.window.newest)
@@ -110,8 +115,8 @@ class Mesh:
         return self.window.newest + AHEAD_CHUNKS
 
     def quiet(self, *, now: float) -> set[NodeId]:
-        """Partners that missed two maps: they may be dead, so nothing is asked of them."""
-        return {p.node for p in self.partners.values() if now - p.heard_at > QUIET_S}
+        """Partners that may be dead, so nothing is asked of them."""
+        return {p.node for p in self.partners.values() if p.quiet(now)}
 
     def hops(self, feed: Feed) -> int:
         """How far from the broadcaster we are in one feed; NO_HOPS when nobody feeds us."""

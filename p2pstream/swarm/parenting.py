@@ -133,6 +133,7 @@ class Parenting:
         """A parent let us down. Those of last resort are welcome again; who only promises waits."""
         parent = self.mesh.parents.by_feed[feed]
         partner = self.mesh.partners[parent.peer]
+        partner.doubted_at = now
         self._drop(feed, now, cool_s=COOL_S)
         for other in self.mesh.partners.values():
             if other.role is not Role.VIEWER and other is not partner:

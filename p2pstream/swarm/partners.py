@@ -32,6 +32,8 @@ AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a 
 LACKED_MAX = 256  # As many as a chunk may have pieces: beyond it some are asked for in vain.
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
 SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
+QUIET_S = 3.0  # Where all is calm a map comes once in 2 s.
+DOUBT_S = 1.0  # For who should have sent something by then: one map of a mesh in need.
 RETRY_S = 2.0  # First pause after a failed dial; doubles each time.
 RETRY_S_MAX = 60.0
 
@@ -78,8 +80,8 @@ class Partner:
     certified: it knew of an epoch when it joined. told: how much of what changed here it has been
     told of, and when (see `Giver`). asked: pieces we requested and do not have yet, and when.
     lacked: those that it said lately it cannot send. knows: seqs whose heads it certainly has.
-    cool: feeds it may not be chosen for, until when; shunned_until: for none at all. spent_until:
-    when it may have upload left for pulls again.
+    cool: feeds it may not be chosen for, until when; shunned_until: for none at all. doubted_at:
+    when it last let us wait. spent_until: when it may have upload left for pulls again.
     """
 
     node: NodeId
@@ -98,8 +100,15 @@ class Partner:
     lacked: set[PieceKey] = field(default_factory=set)
     cool: dict[tuple[int, int], float] = field(default_factory=dict)
     shunned_until: float = -inf
+    doubted_at: float = -inf
     spent_until: float = -inf
     account: Account = field(default_factory=Account)
+
+    def quiet(self, now: float) -> bool:
+        """Whether it may be dead. A map and a half are missing, or it had been silent for a while
+        when it let us wait, and still is.
+        """
+        return now - self.heard_at > QUIET_S or self.doubted_at - self.heard_at > DOUBT_S
 
     def holds(self, rendition: int, seq: int) -> int:
         """The pieces it says it holds, as a bit mask."""

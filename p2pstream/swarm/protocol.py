@@ -55,7 +55,7 @@ __all__ = ["ORIGIN_COPIES", "SEED_COPIES", "Config", "EpochSeen", "InitReady", "
 
 UPKEEP_S = 1.0  # Maps, parents, partners: design/protocol.md says every 1-2 s.
 GOSSIP_S = 10.0  # Partner exchange (PPTV: at most every 10 s).
-SILENT_S = 6.0  # Six maps missed: the partner is gone.
+SILENT_S = 6.0  # Three maps missed: the partner is gone.
 SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have given us up.
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
@@ -322,6 +322,7 @@ class Swarm:
             return False
         if self.mesh.met_at is None:
             self.mesh.met_at = now
+        self.mesh.note_need(now)
         address = self._links.get(peer, ("", 0))
         dialled = peer in self._joined
         self.partners[peer] = Partner(peer, address, Role(join.role), now, now, dialled)

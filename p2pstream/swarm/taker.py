@@ -94,7 +94,9 @@ class Taker:
                     wait_until = now + scheduler.ANSWER_S + 2 * self._rtt_s
                     self._decide(piece, wanted, now)
                 self.plan_at = min(self.plan_at, wait_until)
-        self._ask(wanted)
+        if wanted:
+            mesh.note_need(now)
+            self._ask(wanted)
         if mesh.counters.parents_replaced > replaced:  # What those were to push nobody pushes now.
             self.plan_at = min(self.plan_at, now + COALESCE_S)
 
@@ -194,6 +196,8 @@ class Taker:
     ) -> None:
         """Nobody is trusted to bring the piece any more."""
         mesh, key = self.mesh, (piece.seq, piece.rendition, piece.index)
+        for slow, _ in piece.asked:
+            mesh.partners[slow].doubted_at = now
         holders = list(self._holders(*key, now=now))
         peer = scheduler.choose(piece, holders, rng=mesh.rng)
         # Where nobody says that it has the piece, not the parent is late but those before it.
@@ -257,7 +261,7 @@ class Taker:
     ) -> Iterator[scheduler.Holder]:
         newest = self.mesh.window.newest
         for p in self.mesh.partners.values():
-            if now < p.spent_until or (seq, rendition, index) in p.lacked:
+            if now < p.spent_until or p.quiet(now) or (seq, rendition, index) in p.lacked:
                 continue
             told = bool(p.holds(rendition, seq) >> index & 1)
             if told or p.may_hold(rendition, seq, newest):

@@ -14,11 +14,16 @@ from statistics import mean
 import pytest
 
 from p2pstream.core import Note, Parcel, Send
+from p2pstream.stream.chunk import PIECE_BYTES
+from p2pstream.swarm import messages as m
+from p2pstream.swarm.giver import CALM_ROUND_S, ROUND_S
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import Config, EpochSeen, InitReady, Play
 from p2pstream.swarm.push import DIRECT_MIN
+from p2pstream.swarm.scheduler import ANSWER_S
 from tests.world.fabric import Host, effects_of
 from tests.world.mesh import CHUNK_S, Mesh
+from tests.world.stranger import Stranger
 
 START_S = 2.5  # From learning of the first node to the first picture.
 LAG_S = 1.2  # Capture to hand-over: 0.2 s of chunk, 0.5 s of target, and the way.
@@ -324,13 +329,51 @@ def test_slow_uplinks_are_filled_but_not_flooded() -> None:
     assert mesh.duplicates(viewers) <= 0.2
     for host in viewers:
         assert mesh.playout(host).counters.stall_s <= 1.0
-        assert host.backlog(host.node) < 512 * 1024
+        assert sum(map(host.backlog, mesh.swarm(host).partners)) < 512 * 1024
         assert max(mesh.lag_s(host, since=8.0)) < 2.5
+
+
+def test_what_is_asked_for_is_sent_in_time_or_not_at_all() -> None:
+    """Whoever waits longer asks somebody else too, and the answer comes twice."""
+    mesh = Mesh()
+    (viewer,) = audience(mesh, 1, up_bps=1.5e6)
+    mesh.world.run(5.0)
+    asker = Stranger(mesh, 66)
+    asker.dial(viewer)
+    mesh.world.run(0.5)
+    swarm = mesh.swarm(viewer)
+    seqs = list(swarm.window)[-24:]
+    asker.tell(m.Want(mesh.stream, 0, tuple((seq, b"\7") for seq in seqs), heads=False))
+    mesh.world.run(0.05)
+
+    room = ANSWER_S * swarm.mesh.config.copies * swarm.mesh.rate
+    assert 0.5 * room < viewer.backlog(asker.node) < room + 2 * PIECE_BYTES
+    said = [e.message for e in effects_of(viewer, Send) if e.peer == asker.node]
+    assert any(isinstance(word, m.Lack) for word in said)
+
+
+def maps_in(mesh: Mesh, host: Host, seconds: float) -> float:
+    """How many each partner is sent, on average."""
+    before = len(list(effects_of(host, Send)))
+    mesh.world.run(seconds)
+    sent = [e.message for e in list(effects_of(host, Send))[before:]]
+    maps = sum(isinstance(word, m.Map) for word in sent)
+    return maps / len(mesh.swarm(host).partners)
+
+
+def test_maps_are_rare_while_all_is_calm_and_frequent_where_anybody_asks(calm: Mesh) -> None:
+    viewer = calm.viewers()[0]
+    assert maps_in(calm, viewer, 8.0) == pytest.approx(8.0 / CALM_ROUND_S, abs=1)
+
+    asker = calm.swarm(calm.viewers()[1])
+    want = m.Want(calm.stream, 0, ((asker.window.newest, b"\1"),), heads=False)
+    calm.swarm(viewer).receive(asker.me, want, now=calm.world.now)
+    assert maps_in(calm, viewer, 4.0) == pytest.approx(4.0 / ROUND_S, abs=1)
 
 
 def test_whoever_promised_more_than_it_can_carry_takes_fewer_children_until_it_can() -> None:
     mesh = Mesh()
-    viewers = audience(mesh, 6, up_bps=1.5e6)
+    viewers = audience(mesh, 6, up_bps=0.9e6)
     mesh.world.run(10.0)
     crowded = [host for host in viewers if mesh.swarm(host).children.slots < 4]
     assert crowded, "nobody noticed"

@@ -19,6 +19,8 @@ from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, bits, pack_mask, unpack_mask
 from p2pstream.swarm.partners import (
     CANDIDATES_MAX,
+    DOUBT_S,
+    QUIET_S,
     RENDITIONS_HEARD_MAX,
     RETRY_S,
     RETRY_S_MAX,
@@ -149,6 +151,22 @@ def test_the_direct_places_are_not_all_the_same(nodes: set[NodeId]) -> None:
     ]
 
     assert all(len(stay) == DIRECT_MIN for stay in staying)
+
+
+# Partners.
+
+
+def test_who_is_silent_may_be_dead_sooner_when_it_lets_us_wait() -> None:
+    partner = Partner(NodeId(bytes(32)), ("", 0), Role.VIEWER, 10.0, 10.0, dialled=True)
+    assert not partner.quiet(10.0 + QUIET_S)
+    assert partner.quiet(10.1 + QUIET_S)
+
+    partner.doubted_at = 10.0 + DOUBT_S / 2
+    assert not partner.quiet(12.0)  # It had just spoken.
+    partner.doubted_at = 10.1 + DOUBT_S
+    assert partner.quiet(12.0)
+    partner.heard_at = 11.9
+    assert not partner.quiet(12.0)
 
 
 # Children.

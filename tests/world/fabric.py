@@ -7,6 +7,7 @@ repeats exactly.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
@@ -48,15 +49,16 @@ class Host:
     frozen: bool = False
     inbox: list[tuple[NodeId, Any]] = field(default_factory=list)
     busy_until: float = 0.0
+    queue: deque[tuple[float, NodeId, int]] = field(default_factory=deque)  # Gone when, to whom.
     bytes_out: int = 0
     bytes_in: int = 0
     alarm: float = inf
     wakes: int = 0
 
     def backlog(self, peer: NodeId) -> int:
-        del peer
-        return int(max(0.0, self.busy_until - self.world.now) * self.up_bps / 8) \
-            if self.up_bps < inf else 0  # fmt: skip
+        while self.queue and self.queue[0][0] <= self.world.now:
+            self.queue.popleft()
+        return sum(size for _, to, size in self.queue if to == peer)
 
     def rtt_s(self, peer: NodeId) -> float:
         return 2 * self.world.delay_s(self.node, peer)
@@ -154,6 +156,7 @@ class World:
         if start > send.expires_at:
             return
         host.busy_until = start + (size * 8 / host.up_bps)
+        host.queue.append((host.busy_until, send.peer, size))
         host.bytes_out += size
         if self.rng.random() < self.loss and isinstance(message, Parcel):
             return
