@@ -81,7 +81,7 @@ def messages() -> dict[str, Message]:
     contact = WireContact.of(Contact(OTHER.node_id, ("203.0.113.7", 7441)))
     contact6 = WireContact.of(Contact(NODE.node_id, ("2001:db8::1", 7440)))
     token, record = _token(), _record(now_s)
-    proof = b"".join(first.pieces[0][1].proof)
+    proof = first.pieces[0][1].proof
     made: list[Message] = [
         Hello("p2pstream/0.1.0", "203.0.113.7", 7441),
         d.Ping(1),
@@ -178,7 +178,7 @@ def _stream() -> dict[str, Any]:
         "init_hash": init_hash(packed).hex(),
         "leaf_hashes": " ".join(leaf_hash(piece).hex() for piece in pieces),
         "merkle_root": tree.root.hex(),
-        **{f"merkle_proof_{n}": b"".join(tree.proof(n)).hex() for n in range(len(pieces))},
+        **{f"merkle_proof_{n}": tree.proof(n).hex() for n in range(len(pieces))},
         "head": first.head.raw.hex(),
         "head_hash": first.head.hash.hex(),
         "end_head": end.head.raw.hex(),

@@ -42,7 +42,7 @@ def pieces(setup: Setup) -> Callable[[int], Parcel]:
             parcels[:] = [
                 Parcel(
                     m.Piece(STREAM, signed.head.seq, 0, at, 0, raw if not at else b"",
-                            b"".join(one.proof)),
+                            one.proof),
                     one.data,
                 )
                 for at, one in enumerate(signed.pieces[0])

@@ -51,7 +51,7 @@ class Chunker:
             cut = pieces_of(data)
             tree = Tree(cut)
             parts.append(Part(rendition, init, len(data), tree.root))
-            pieces[rendition] = [Piece(d, tuple(tree.proof(i))) for i, d in enumerate(cut)]
+            pieces[rendition] = [Piece(d, tree.proof(i)) for i, d in enumerate(cut)]
         head = heads.sign(
             self._key, self._epoch, seq=self._seq, previous=self._previous,
             captured_ms=captured_ms, pts=pts, duration=duration, flags=flags, parts=parts,

@@ -34,27 +34,30 @@ class Tree:
         """32 bytes; of no leaves, the hash of nothing."""
         return self._levels[-1][0] if self._levels[0] else sha256().digest()
 
-    def proof(self, index: int) -> list[bytes]:
-        """The siblings on the way from leaf `index` to the root (RFC 6962 section 2.1.1)."""
+    def proof(self, index: int) -> bytes:
+        """The siblings on the way from leaf `index` to the root (RFC 6962 section 2.1.1), one
+        after another.
+        """
         path = []
         for level in self._levels[:-1]:
             if (index ^ 1) < len(level):
                 path.append(level[index ^ 1])
             index >>= 1
-        return path
+        return b"".join(path)
 
 
-def proves(root: bytes, index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -> bool:
+def proves(root: bytes, index: int, size: int, leaf: bytes, proof: bytes) -> bool:
     """Whether `proof` shows that leaf hash `leaf` is number `index` of `size` under `root`.
 
     RFC 9162 section 2.1.3.2.
     """
-    if not 0 <= index < size or len(root) != HASH_BYTES:
+    if not 0 <= index < size or len(root) != HASH_BYTES or len(proof) % HASH_BYTES:
         return False
     at, last, node = index, size - 1, leaf
-    for sibling in proof:
+    for start in range(0, len(proof), HASH_BYTES):
         if last == 0:
             return False
+        sibling = proof[start : start + HASH_BYTES]
         if at & 1 or at == last:
             node = _node(sibling, node)
             while not at & 1 and at:

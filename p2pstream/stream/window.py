@@ -24,7 +24,7 @@ class Piece(msgspec.Struct, frozen=True):
     """A verified piece, with what the next peer needs to verify it: its Merkle proof."""
 
     data: bytes
-    proof: tuple[bytes, ...]
+    proof: bytes
 
 
 class _Slot:
@@ -89,9 +89,7 @@ class Window:
         known = self.head(head.seq)
         return known if known is not None and known.hash != head.hash else None
 
-    def add_piece(
-        self, seq: int, rendition: int, index: int, data: bytes, proof: tuple[bytes, ...]
-    ) -> bool:
+    def add_piece(self, seq: int, rendition: int, index: int, data: bytes, proof: bytes) -> bool:
         """Check a piece and keep it; False when it is already here.
 
         Raises `Misbehaviour` when it does not fit the head: the sender is guilty, since everybody

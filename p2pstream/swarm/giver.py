@@ -224,7 +224,7 @@ class Giver:
         if hops is None:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
-        proof, hops = b"".join(piece.proof), min(hops, NO_HOPS - 1)
+        proof, hops = piece.proof, min(hops, NO_HOPS - 1)
         bare = m.Piece(mesh.stream, seq, rendition, index, hops, b"", proof)
         headed = m.Piece(mesh.stream, seq, rendition, index, hops, head.raw, proof)
         data = piece.data

@@ -464,8 +464,10 @@ class Swarm:
     def _accept_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
         """Check a piece, keep it, and pass it on. Raises `Misbehaviour`."""
         seq, rendition, index = header.seq, header.rendition, header.index
+        if len(header.proof) % HASH_BYTES:
+            raise BadMessage("a Merkle proof of broken hashes")
         try:
-            new = self.window.add_piece(seq, rendition, index, body, _cut(header.proof))
+            new = self.window.add_piece(seq, rendition, index, body, header.proof)
         except Misbehaviour:
             self.counters.pieces_refused += 1
             raise
@@ -621,9 +623,3 @@ class Swarm:
 
     def _wall_ms(self, now: float) -> int:
         return int(self.mesh.wall(now) * 1000)
-
-
-def _cut(proof: bytes) -> tuple[bytes, ...]:
-    if len(proof) % HASH_BYTES:
-        raise BadMessage("a Merkle proof of broken hashes")
-    return tuple([proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES)])

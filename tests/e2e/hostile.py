@@ -102,7 +102,7 @@ class Liar(Node):
 
     def piece(self, head: Head, data: bytes, *, raw: bytes) -> Parcel:
         """The first piece of a chunk that nobody made."""
-        proof = b"".join(Tree(pieces_of(data)).proof(0))
+        proof = Tree(pieces_of(data)).proof(0)
         part = head.parts[0]
         header = m.Piece(self.mesh.stream, head.seq, part.rendition, 0, 0, raw, proof)
         return Parcel(header, pieces_of(data)[0])
@@ -152,7 +152,7 @@ class Flips(Liar):
             if piece := self.mesh.window.piece(head.seq, head.parts[0].rendition, index):
                 header = m.Piece(
                     self.mesh.stream, head.seq, head.parts[0].rendition, index, 0, head.raw,
-                    b"".join(piece.proof),
+                    piece.proof,
                 )  # fmt: skip
                 self.tell(peer, self.twist(peer, Parcel(header, piece.data)))
 

@@ -30,7 +30,7 @@ def seeds() -> list[bytes]:
         raw = signed.head.raw
         out += [b"\0" + raw, b"\1" + raw[:-SIGNATURE_BYTES]]
     proof = SIGNED[0].pieces[0][0].proof
-    return [*out, b"\2\0\0\0\0" + bytes([len(proof)]) + b"".join(proof)]
+    return [*out, b"\2\0\0\0\0" + bytes([len(proof) // HASH_BYTES]) + proof]
 
 
 def _as_it_came(bites: Bites) -> None:
@@ -59,9 +59,9 @@ def _piece(bites: Bites) -> None:
     of, number = bites.number() % 2, bites.number() % 2
     data = bytearray(signed.pieces[of][number].data)
     rendition, index = bites.number(), bites.number()
-    proof = [bites.take(HASH_BYTES) for _ in range(bites.number() % (PROOF_HASHES_MAX + 2))]
+    proof = bites.take(HASH_BYTES * (bites.number() % (PROOF_HASHES_MAX + 2)))
     if bites:
         data[bites.number(2) % len(data)] = bites.number()
-    assert window.add_piece(signed.head.seq, rendition, index, bytes(data), tuple(proof))
+    assert window.add_piece(signed.head.seq, rendition, index, bytes(data), proof)
     true = signed.pieces[rendition][index]
-    assert (bytes(data), tuple(proof)) == (true.data, true.proof)
+    assert (bytes(data), proof) == (true.data, true.proof)

@@ -100,9 +100,7 @@ class Stranger:
         """A piece of what the broadcaster signed, its data or its head twisted."""
         kept = signed.pieces[rendition][index]
         raw = raw if raw is not None else signed.head.raw if head else b""
-        header = m.Piece(
-            self.mesh.stream, signed.head.seq, rendition, index, 0, raw, b"".join(kept.proof)
-        )
+        header = m.Piece(self.mesh.stream, signed.head.seq, rendition, index, 0, raw, kept.proof)
         return Parcel(header, twist(kept.data))
 
     def newest(self) -> Signed:
