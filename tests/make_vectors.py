@@ -30,8 +30,7 @@ from p2pstream.stream.head import KEY
 from p2pstream.stream.manifest import init_hash, pack_init
 from p2pstream.stream.merkle import Tree, leaf_hash
 from p2pstream.swarm import messages as m
-from p2pstream.wire.codec import Codec, Message
-from p2pstream.wire.frame import frame
+from p2pstream.wire.codec import Codec, Message, frame
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- vectors: made by tests/make_vectors.py -->", "<!-- end of vectors -->"

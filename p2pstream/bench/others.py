@@ -31,8 +31,7 @@ from p2pstream.net.endpoint import BURST
 from p2pstream.net.mtu import ETHERNET_BYTES
 from p2pstream.net.udp import Udp, joined, open_udp
 from p2pstream.swarm import messages as m
-from p2pstream.wire.codec import Codec
-from p2pstream.wire.frame import LENGTH_BYTES, frame
+from p2pstream.wire.codec import LENGTH_BYTES, Codec
 
 ALPN = "bench"
 WINDOW_BYTES = 16 << 20  # facts/quic.md 8.5.
@@ -142,7 +141,7 @@ class _Qh3:
             return
         while self.left > 0 and self.one.get_send_buffer_size() < QUEUE_BYTES:
             parcel = self._piece(self._next)
-            data = frame(self._codec.pack(parcel.header)) + parcel.body
+            data = self._codec.frame(parcel.header, parcel.body)
             stream = self.one.get_next_available_stream_id(is_unidirectional=True)
             try:
                 self.one.send_stream_data(stream, data, end_stream=True)

@@ -33,8 +33,8 @@ from p2pstream.net.doorman import Bucket
 from p2pstream.net.engine import CONTROL_STREAM, INCOMING_PARCELS_MAX, Engine
 from p2pstream.net.tls import ALPN, BadCertificate, peer_key
 from p2pstream.net.udp import Train
-from p2pstream.wire.codec import MESSAGE_BYTES_MAX, U16, Codec, Message
-from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
+from p2pstream.wire.codec import LENGTH_BYTES, MESSAGE_BYTES_MAX, U16, Codec, Message
+from p2pstream.wire.frame import Unframer
 
 HANDSHAKE_S = 5.0  # security/architecture.md 5.3: from the first datagram to the peer's Hello.
 KEEPALIVE_S = 15.0  # Half the idle timeout, and less than NATs remember (30 s, RFC 9308 3.2).
@@ -137,10 +137,8 @@ class _Arriving:
 
 @dataclass(slots=True)
 class _Waiting:
-    head: bytes
-    body: bytes
+    data: bytes
     expires_at: float
-    size: int
 
 
 class Link:
@@ -184,7 +182,7 @@ class Link:
         self._control_in = Bucket(CONTROL_PER_S, CONTROL_BURST)
         # Outgoing.
         self._control: deque[_Waiting] = deque()
-        self._parcels: list[tuple[float, int, _Waiting]] = []  # A heap.
+        self._parcels: list[tuple[float, int, bytes]] = []  # A heap: when it expires.
         self._order = count()
         self._queued_bytes = 0
         self._started: dict[int, float] = {}  # Stream of a parcel in the engine to its expiry.
@@ -274,20 +272,19 @@ class Link:
     def send(self, message: Message | Parcel, *, expires_at: float) -> None:
         """Queue a message. It leaves with the next `flush`, or is dropped and counted."""
         assert self.up, "the carrier sends on links that are up"
-        if isinstance(message, Parcel):
+        if parcel := isinstance(message, Parcel):
             assert len(message.body) <= PARCEL_BODY_BYTES_MAX, "a body is one piece at most"
-            head, body = frame(self._codec.pack(message.header)), message.body
+            data = self._codec.frame(message.header, message.body)
         else:
-            head, body = frame(self._codec.pack(message)), b""
-        waiting = _Waiting(head, body, expires_at, len(head) + len(body))
-        if self.backlog + waiting.size > QUEUE_BYTES_MAX:
+            data = self._codec.frame(message)
+        if self.backlog + len(data) > QUEUE_BYTES_MAX:
             self.counters.overflowed += 1
             return
-        self._queued_bytes += waiting.size
-        if isinstance(message, Parcel):
-            heapq.heappush(self._parcels, (expires_at, next(self._order), waiting))
+        self._queued_bytes += len(data)
+        if parcel:
+            heapq.heappush(self._parcels, (expires_at, next(self._order), data))
         else:
-            self._control.append(waiting)
+            self._control.append(_Waiting(data, expires_at))
 
     def close(self, code: Close, word: str = "") -> None:
         """End the link. The peer learns of it with the next `flush`; nothing is reported."""
@@ -353,8 +350,8 @@ class Link:
 
     def _greet(self) -> None:
         self.greeted = True
-        hello = _HELLO.pack(Hello(self._agent, *self.address))
-        self._engine.send_stream_data(CONTROL_STREAM, frame(hello))
+        hello = _HELLO.frame(Hello(self._agent, *self.address))
+        self._engine.send_stream_data(CONTROL_STREAM, hello)
 
     def _on_control(self, event: events.StreamDataReceived, now: float) -> None:
         if not self.greeted:
@@ -469,7 +466,8 @@ class Link:
             self._expire(heapq.heappop(self._parcels)[2])
         most = UNSENT_BYTES_MAX + (self._engine.sendable_bytes(now) if self._parcels else 0)
         while self._parcels and self._unsent_bytes < most and self._engine.may_be_fed:
-            self._start(heapq.heappop(self._parcels)[2])
+            expires_at, _, data = heapq.heappop(self._parcels)
+            self._start(data, expires_at)
             fed = True
         return fed
 
@@ -477,25 +475,25 @@ class Link:
         fed = False
         while self._control:
             if self._control[0].expires_at <= now:
-                self._expire(self._control.popleft())
+                self._expire(self._control.popleft().data)
                 continue
             left = self._engine.outstanding(CONTROL_STREAM)
             if (left and left[0] >= CONTROL_FEED_BYTES_MAX) or not self._control_out.take(now=now):
                 break
-            waiting = self._control.popleft()
-            self._queued_bytes -= waiting.size
-            self._engine.send_stream_data(CONTROL_STREAM, waiting.head)
+            data = self._control.popleft().data
+            self._queued_bytes -= len(data)
+            self._engine.send_stream_data(CONTROL_STREAM, data)
             self.counters.messages_out += 1
             fed = True
         return fed
 
-    def _start(self, waiting: _Waiting) -> None:
+    def _start(self, data: bytes, expires_at: float) -> None:
         stream_id = self._engine.get_next_available_stream_id(is_unidirectional=True)
-        self._engine.send_stream_data(stream_id, waiting.head + waiting.body, end_stream=True)
-        self._queued_bytes -= waiting.size
-        self._unsent_bytes += waiting.size
-        self._started[stream_id] = waiting.expires_at
-        self._expiry = min(self._expiry, waiting.expires_at)
+        self._engine.send_stream_data(stream_id, data, end_stream=True)
+        self._queued_bytes -= len(data)
+        self._unsent_bytes += len(data)
+        self._started[stream_id] = expires_at
+        self._expiry = min(self._expiry, expires_at)
         self.counters.parcels_out += 1
 
     def _sweep(self, now: float) -> None:
@@ -514,8 +512,8 @@ class Link:
             else:
                 self._late = True  # All of it has left, and some of it may yet be lost.
 
-    def _expire(self, waiting: _Waiting) -> None:
-        self._queued_bytes -= waiting.size
+    def _expire(self, data: bytes) -> None:
+        self._queued_bytes -= len(data)
         self.counters.expired += 1
 
     # The end.

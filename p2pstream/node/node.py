@@ -93,7 +93,7 @@ class Node:
         self._seen_as: deque[Address] = deque(maxlen=SEEN_AS_MAX)
         self._links: dict[NodeId, LinkUp] = {}
         self._dht = Driver(self.dht, self._perform_dht)
-        self._swarms: dict[StreamId, Driver] = {}
+        self._swarms: dict[bytes, Driver] = {}
         self._finds: dict[StreamId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -214,6 +214,8 @@ class Node:
     def _deliver(self, peer: NodeId, happening: Happening) -> None:
         """Raises `PeerError` when the peer is at fault."""
         match happening:
+            case Parcel():  # Most of what comes.
+                self._route(peer, happening)
             case LinkUp():
                 self._links[peer] = happening
                 self._seen_as.append(happening.seen_as)
@@ -230,10 +232,10 @@ class Node:
         if stream is None:
             self._dht.tell(peer, happening)
             return
-        driver = self._swarms.get(StreamId(stream))
+        driver = self._swarms.get(stream)
         if driver is None and isinstance(message, m.Join):
             if self.unknown_stream(peer, message):
-                driver = self._swarms.get(StreamId(stream))
+                driver = self._swarms.get(stream)
             else:
                 self.carrier.perform(Send(peer, m.Leave(stream, "unknown")))
         if driver is not None:

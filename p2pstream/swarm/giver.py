@@ -35,15 +35,23 @@ ANSWERS_MAX = 64  # Pieces sent for one Want.
 PEERS_TOLD_MAX = 16  # In one message.
 
 
-class _Parcels(msgspec.Struct, frozen=True):
+class _Parcels:
     """A piece, without its head and with it: the same objects for all children, so packed once."""
 
-    seq: int
-    rendition: int
-    index: int
-    size: int  # Bytes.
-    bare: Parcel
-    headed: Parcel
+    __slots__ = ("_bare", "_data", "_head", "_headed", "header", "size")
+
+    def __init__(self, header: m.Piece, head: bytes, data: bytes) -> None:
+        self.header, self.size = header, len(data)
+        self._head, self._data = head, data
+        self._bare = Parcel(header, data)
+        self._headed: Parcel | None = None
+
+    def get(self, *, headed: bool) -> Parcel:
+        if not headed:
+            return self._bare
+        if self._headed is None:
+            self._headed = Parcel(msgspec.structs.replace(self.header, head=self._head), self._data)
+        return self._headed
 
 
 @dataclass(slots=True)
@@ -195,7 +203,8 @@ class Giver:
         mesh.children.keep(feeds, {feed for feed in feeds if mesh.hops(feed) <= 1})
 
     def _push(self, partner: Partner, parcels: _Parcels, now: float) -> None:
-        if partner.holds(parcels.rendition, parcels.seq) >> parcels.index & 1:
+        piece = parcels.header
+        if partner.holds(piece.rendition, piece.seq) >> piece.index & 1:
             return
         backlog = self.mesh.roads.backlog(partner.node)
         if backlog > BACKLOG_MIN and backlog > self.mesh.rate * BACKLOG_S:
@@ -204,9 +213,9 @@ class Giver:
         self._send_piece(partner, parcels, now)
 
     def _send_piece(self, partner: Partner, parcels: _Parcels, now: float) -> None:
-        mesh, knows = self.mesh, partner.knows_head(parcels.seq)
-        partner.knows.add(parcels.seq)
-        parcel = parcels.bare if knows else parcels.headed
+        mesh, seq = self.mesh, parcels.header.seq
+        parcel = parcels.get(headed=not partner.knows_head(seq))
+        partner.knows.add(seq)
         mesh.out.append(Send(partner.node, parcel, now + PIECE_LIFE_S))
         partner.account.given += parcels.size
         mesh.counters.given += parcels.size
@@ -224,11 +233,9 @@ class Giver:
         if hops is None:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
-        proof, hops = piece.proof, min(hops, NO_HOPS - 1)
-        bare = m.Piece(mesh.stream, seq, rendition, index, hops, b"", proof)
-        headed = m.Piece(mesh.stream, seq, rendition, index, hops, head.raw, proof)
-        data = piece.data
-        return _Parcels(seq, rendition, index, len(data), Parcel(bare, data), Parcel(headed, data))
+        hops = min(hops, NO_HOPS - 1)
+        header = m.Piece(mesh.stream, seq, rendition, index, hops, b"", piece.proof)
+        return _Parcels(header, head.raw, piece.data)
 
     def _room(self, now: float) -> float:
         """Bytes that may be sent to those who ask: what is left of the budget, and would get there

@@ -17,6 +17,7 @@ from msgspec import Meta
 from p2pstream.errors import BadMessage
 
 MESSAGE_BYTES_MAX = 16 * 1024  # security/architecture.md 5.5: control messages.
+LENGTH_BYTES = 2
 ITEMS_MAX = 64  # The same table: items in any one array.
 TEXT_BYTES_MAX = 256  # The same table: strings.
 
@@ -39,15 +40,24 @@ class Codec:
         # By tag, not as one union: msgspec would work the union out anew for each message.
         self._classes = {cls.__struct_config__.tag: cls for cls in classes}
         assert len(self._classes) == len(classes), "two classes with one tag"
-        self._packed: tuple[Message | None, bytes] = None, b""
+        self._framed: tuple[Message | None, bytes, bytes] = None, b"", b""
 
     def pack(self, message: Message) -> bytes:
         """The canonical encoding, at most `MESSAGE_BYTES_MAX` bytes."""
-        last, data = self._packed
-        if message is not last:  # The same often goes to one peer after another.
-            data = _pack(message)
-            assert len(data) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} is too long to send"
-            self._packed = message, data
+        data = _pack(message)
+        assert len(data) <= MESSAGE_BYTES_MAX, f"{type(message).__name__} is too long to send"
+        return data
+
+    def frame(self, message: Message, body: bytes = b"") -> bytes:
+        """As it travels on a byte stream: its length, its encoding, and the body of a parcel.
+
+        The same often goes to one peer after another: it is put together once, and kept once while
+        it waits for all of them.
+        """
+        last, last_body, data = self._framed
+        if message is not last or body is not last_body:
+            data = frame(self.pack(message)) + body
+            self._framed = message, body, data
         return data
 
     def unpack(self, data: bytes) -> Message:
@@ -68,11 +78,14 @@ class Codec:
         return message
 
 
-def _pack(message: Message) -> bytes:
-    # `bytes` as the hook turns ids, which are bytes by another name, into plain ones.
-    values = msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=bytes)
-    data: bytes = msgpack.packb(values)
-    return data
+# Canonical, as `msgpack.packb` would write it, in a fifth of the time. The hook turns ids, which
+# are bytes by another name, into plain ones.
+_pack = msgspec.msgpack.Encoder(enc_hook=bytes).encode
+
+
+def frame(body: bytes) -> bytes:
+    """`body` with its length in front."""
+    return len(body).to_bytes(LENGTH_BYTES) + body
 
 
 def _unpack(data: bytes) -> Any:

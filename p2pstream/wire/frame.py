@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from p2pstream.errors import BadMessage
-from p2pstream.wire.codec import MESSAGE_BYTES_MAX
-
-LENGTH_BYTES = 2
-
-
-def frame(body: bytes) -> bytes:
-    """`body` with its length in front."""
-    return len(body).to_bytes(LENGTH_BYTES) + body
+from p2pstream.wire.codec import LENGTH_BYTES, MESSAGE_BYTES_MAX
 
 
 class Unframer:

@@ -8,7 +8,8 @@ from itertools import pairwise
 from p2pstream.errors import BadMessage
 from p2pstream.stream.chunk import Init
 from p2pstream.stream.manifest import pack_init, unpack_init
-from p2pstream.wire.frame import Unframer, frame
+from p2pstream.wire.codec import frame
+from p2pstream.wire.frame import Unframer
 from tests.fuzz.bites import Bites
 from tests.wire.every import CODEC, EXAMPLES
 

@@ -18,7 +18,6 @@ from p2pstream.core import Happening, Parcel
 from p2pstream.net.fast import FastEngine
 from p2pstream.net.frames import varint
 from p2pstream.net.link import Hello, Link
-from p2pstream.wire.frame import frame as framed
 from tests.fuzz.bites import Bites
 from tests.fuzz.frames import OURS, frame
 from tests.fuzz.pair import ANSWERER, CALLER, Pair
@@ -147,7 +146,7 @@ def _stream(stage: Stage, bites: Bites) -> None:
     """In the right place of a stream, some of which makes sense: messages, parcels."""
     stream, offset = bites.number() & 31, bites.number() * bites.number()
     stream = stream << 2 | stage._streams if stream else 0
-    data = bites.some() if bites.number() & 1 else framed(CODEC.pack(HEADER)) + bites.some()
+    data = bites.some() if bites.number() & 1 else CODEC.frame(HEADER) + bites.some()
     kind = 0x0E | bites.number() & 1
     payload = bytes([kind]) + varint(stream) + varint(offset) + varint(len(data)) + data
     stage.deliver([stage.seal(payload)])

@@ -26,8 +26,8 @@ from p2pstream.core import LinkUp, Parcel
 from p2pstream.identity import Address, NodeKey
 from p2pstream.net import tls
 from p2pstream.net.link import Hello
-from p2pstream.wire.codec import Codec
-from p2pstream.wire.frame import Unframer, frame
+from p2pstream.wire.codec import Codec, frame
+from p2pstream.wire.frame import Unframer
 from tests.quic.virtual import Node, Say, parcel
 
 PATIENCE_S = 20

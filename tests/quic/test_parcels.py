@@ -18,7 +18,7 @@ from p2pstream.net.link import (
     PARCEL_BODY_BYTES_MAX,
     QUEUE_BYTES_MAX,
 )
-from p2pstream.wire.frame import frame
+from p2pstream.wire.codec import frame
 from tests.quic.virtual import Net, Node, Say, in_virtual_time, parcel
 
 MBIT = 1e6 / 8  # Bytes per second.

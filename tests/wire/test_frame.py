@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from p2pstream.errors import BadMessage
 from p2pstream.net.link import Hello
 from p2pstream.swarm import messages as m
-from p2pstream.wire.codec import MESSAGE_BYTES_MAX
-from p2pstream.wire.frame import LENGTH_BYTES, Unframer, frame
+from p2pstream.wire.codec import LENGTH_BYTES, MESSAGE_BYTES_MAX, frame
+from p2pstream.wire.frame import Unframer
 from tests.wire.every import CODEC
 
 STREAM = bytes(range(32))
