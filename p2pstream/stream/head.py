@@ -99,6 +99,21 @@ class Head:
     def _by_id(self) -> dict[int, Part]:
         return {part.rendition: part for part in self.parts}
 
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all renditions."""
+        return sum(part.size for part in self.parts)
+
+    @cached_property
+    def size_max(self) -> int:
+        """Bytes of the largest rendition; 0 without any."""
+        return max((part.size for part in self.parts), default=0)
+
+    @cached_property
+    def all_pieces(self) -> dict[int, int]:
+        """By rendition all its pieces, as a bit mask."""
+        return {part.rendition: (1 << part.pieces) - 1 for part in self.parts}
+
     def part(self, rendition: int) -> Part | None:
         return self._by_id.get(rendition)
 
@@ -117,7 +132,7 @@ class Head:
             raise BadMessage("head from outside the time of its epoch")
         if not wall_ms - FRESH_MS_BACK <= self.captured_ms <= wall_ms + FRESH_MS_AHEAD:
             raise BadMessage("stale head: not captured now by this node's clock")
-        if sum(part.size for part in self.parts) > self._bytes_max(epoch):
+        if self.size > self._bytes_max(epoch):
             raise Misbehaviour("exceeds_epoch_limits: more bytes than the announced bit rate")
         if not epoch.signer.verify(self.raw[-SIGNATURE_BYTES:], self.raw[:-SIGNATURE_BYTES]):
             raise Misbehaviour("head with a wrong signature")

@@ -35,8 +35,8 @@ class _Slot:
     def __init__(self, head: Head) -> None:
         self.head = head
         self.bytes = 0
-        self.pieces: dict[int, dict[int, Piece]] = {part.rendition: {} for part in head.parts}
-        self.lack = {part.rendition: (1 << part.pieces) - 1 for part in head.parts}
+        self.pieces: dict[int, dict[int, Piece]] = {}
+        self.lack = dict(head.all_pieces)
 
 
 class Window:
@@ -101,7 +101,9 @@ class Window:
         part = slot.head.part(rendition)
         if part is None or index >= part.pieces:
             raise Misbehaviour("piece of a chunk that the head does not name")
-        pieces = slot.pieces[rendition]
+        pieces = slot.pieces.get(rendition)
+        if pieces is None:
+            pieces = slot.pieces[rendition] = {}
         if index in pieces:
             if pieces[index].data != data:
                 raise Misbehaviour(f"piece {seq}/{rendition}/{index} differs from the proven one")

@@ -64,6 +64,8 @@ class Giver:
     mesh: Mesh
     map_at: float = inf
     _told_at: float = -inf
+    _round_s: float = ROUND_S
+    _pause_s: float = 0.0
     _changes: int = 0
     _changed_at: dict[int, int] = field(default_factory=dict)
     _turns: dict[NodeId, None] = field(default_factory=dict)  # Who waits longest comes first.
@@ -90,7 +92,7 @@ class Giver:
         self._changed_at[seq] = self._changes  # The latest comes last.
         if len(self._changed_at) > HEADS_MAX:
             del self._changed_at[min(self._changed_at)]
-        self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s(now)))
+        self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s))
 
     def forget(self, peer: NodeId) -> None:
         """It is no partner any more."""
@@ -104,20 +106,22 @@ class Giver:
         """
         self.map_at = inf
         partner = self._next()
-        if partner is not None and self._due(partner, now) <= now:
+        if partner is not None and self._due(partner) <= now:
             self.tell(partner, now=now)
             partner = self._next()
         if partner is not None:
-            self.map_at = max(self._due(partner, now), now + self._pause_s(now))
+            self.map_at = max(self._due(partner), now + self._pause_s)
 
     def tell(self, partner: Partner, *, now: float) -> None:
         """Send maps, from the first seq on that has changed since `partner` was told last."""
         mesh, window = self.mesh, self.mesh.window
         base = max(0, window.oldest_allowed, self._first_change(partner.told))
         partner.told, partner.told_at, self._told_at = self._changes, now, now
+        self._round_s = ROUND_S if now < mesh.needy_until else CALM_ROUND_S
+        self._pause_s = self._round_s / max(TURNS_MIN, len(mesh.partners))
         self._turns.pop(partner.node, None)
         self._turns[partner.node] = None
-        self.map_at = min(self.map_at, now + self._round_s(now))
+        self.map_at = min(self.map_at, now + self._round_s)
         for rendition in mesh.renditions():
             masks = map(pack_mask, window.held(rendition, base))
             hops, parents = mesh.place(rendition)
@@ -265,12 +269,6 @@ class Giver:
         """Who waits longest."""
         return self.mesh.partners[next(iter(self._turns))] if self._turns else None
 
-    def _due(self, partner: Partner, now: float) -> float:
+    def _due(self, partner: Partner) -> float:
         """When to tell it something: that there is news, or else that we are still here."""
-        return -inf if partner.told < self._changes else partner.told_at + self._round_s(now)
-
-    def _pause_s(self, now: float) -> float:
-        return self._round_s(now) / max(TURNS_MIN, len(self.mesh.partners))
-
-    def _round_s(self, now: float) -> float:
-        return ROUND_S if now < self.mesh.needy_until else CALM_ROUND_S
+        return -inf if partner.told < self._changes else partner.told_at + self._round_s

@@ -45,6 +45,8 @@ class Limbo:
 
     def release(self, seq: int) -> list[Waiting]:
         """What waited for the head of `seq`."""
+        if not self._waiting:
+            return []
         out = [waiting for waiting in self._waiting if waiting.header.seq == seq]
         self._waiting = [waiting for waiting in self._waiting if waiting.header.seq != seq]
         return out

@@ -143,5 +143,5 @@ class Mesh:
 
     def count_rate(self, head: Head) -> None:
         if head.parts:
-            rate = max(part.size for part in head.parts) * TICKS_PER_S / head.duration
+            rate = head.size_max * TICKS_PER_S / head.duration
             self.rate = rate if not self.rate else 0.9 * self.rate + 0.1 * rate

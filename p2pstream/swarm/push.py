@@ -69,8 +69,10 @@ class Children:
         the broadcaster itself.
         """
         plenty = self.slots >= PLENTY * len(feeds)
-        self.kept = tuple(f for f in feeds if plenty or f in firsthand)[: max(0, self.slots)]
-        self._room.clear()
+        kept = tuple(f for f in feeds if plenty or f in firsthand)[: max(0, self.slots)]
+        if kept != self.kept:
+            self.kept = kept
+            self._room.clear()
 
     def subscribe(
         self, peer: NodeId, rendition: int, substreams: int, since: int
@@ -118,7 +120,9 @@ class Children:
 
     def of(self, seq: int, rendition: int, index: int) -> list[NodeId]:
         """Who is to be pushed this piece."""
-        children = self._since.get((rendition, substream_of(seq, index)), {})
+        children = self._since.get((rendition, substream_of(seq, index)))
+        if not children:
+            return []
         return [peer for peer, since in children.items() if since <= seq]
 
     def feeds_of(self, peer: NodeId) -> list[Feed]:
