@@ -30,6 +30,7 @@ from p2pstream.node.garbage import collect_seldom
 from p2pstream.node.node import Node
 from p2pstream.stream.chunk import PIECE_BYTES
 from p2pstream.swarm import messages as m
+from p2pstream.swarm.giver import CALM_ROUND_S
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
 from p2pstream.swarm.protocol import SEED_COPIES, Config, Swarm
 from p2pstream.wire.codec import Message
@@ -38,7 +39,6 @@ from p2pstream.wire.codec import Message
 # send a child away (`giver.OVERLOAD_S`).
 UNDER_WAY_BYTES = 192 * 1024
 STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): what came counts.
-MAP_S = 1.0  # As `swarm.protocol.UPKEEP_S`.
 TICK_S = 2e-3
 ALL = (1 << SUBSTREAMS) - 1
 
@@ -181,7 +181,7 @@ class _Peer:
             await self._news.wait()
 
     async def join(self, setup: Setup) -> None:
-        """Trade in the stream: say so, and once a second what we hold, which is nothing."""
+        """Trade in the stream: say so, and once a round what we hold, which is nothing."""
         if self.role is Role.ORIGIN:
             # With a head: it tells what there is to subscribe to, and the rate of the stream.
             self._say(m.Join(STREAM, int(self.role), epoch().raw, first_head(setup).raw))
@@ -194,7 +194,7 @@ class _Peer:
                      bytes([slots]) * SUBSTREAMS)  # fmt: skip
         while True:
             self._say(word)
-            await trio.sleep(MAP_S)
+            await trio.sleep(CALM_ROUND_S)
 
     def give(self, parcel: Parcel) -> None:
         for peer in self.linked:
