@@ -199,10 +199,10 @@ class Parenting:
         staying = [partners[n] for n in push.stay_at_origin(self.mesh.me, direct, substream)]
         if len(staying) < push.DIRECT_MIN:
             return False
-        strangers = [p for p in (*staying, *better) if not p.account.tried]
         known = sum(p.account.tried for p in staying)
-        if known >= push.DIRECT_MIN and not all(p in strangers for p in better):
+        if known >= push.DIRECT_MIN and any(p.account.tried for p in better):
             return True
+        strangers = [p for p in (*staying, *better) if not p.account.tried]
         self._try(self.mesh.rng.choice(strangers), rendition)
         return False
 
