@@ -3,8 +3,7 @@
 A thousand nodes in one process check the same head a thousand times. Whether (key, signature,
 message) is true does not depend on who asks, so the first answer serves all: only true ones are
 kept, and a node that asks is counted whether the answer was known or not. The same goes for the
-hash of a piece and those of its proof; each node still compares what comes of them with the root in
-the head.
+hash of a piece; each node still compares what comes of it and the proof with the root in the head.
 """
 
 from __future__ import annotations
@@ -49,12 +48,9 @@ def shared_verification() -> Iterator[Verified]:
         return true
 
     PublicKey.verify = remembering  # type: ignore[method-assign]
-    node_hash = merkle._node  # noqa: SLF001  # No public one: nobody else needs it.
     window.leaf_hash = lru_cache(PIECES_REMEMBERED)(merkle.leaf_hash)  # type: ignore[attr-defined]
-    merkle._node = lru_cache(PIECES_REMEMBERED)(node_hash)  # noqa: SLF001
     try:
         yield known
     finally:
         PublicKey.verify = verify  # type: ignore[method-assign]
         window.leaf_hash = merkle.leaf_hash  # type: ignore[attr-defined]
-        merkle._node = node_hash  # noqa: SLF001

@@ -53,7 +53,8 @@ async def qh3_receive(setup: Setup) -> None:
     with trio.fail_after(LINK_S):
         await end.run(lambda: end.got > 0)
     began = cost()
-    await end.run(lambda: end.got >= setup.bytes)
+    with trio.fail_after(LINK_S):  # The other end may have died.
+        await end.run(lambda: end.got >= setup.bytes)
     say(since(began, end.got))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end.run, lambda: False)  # So that the sender hears of it.

@@ -69,14 +69,14 @@ async def send(setup: Setup) -> None:
         source = await _peer(nursery, setup.engine, Role.ORIGIN)
         await source.dial(setup.peer)
         began = cost()
-        sent = await _stream(source, setup, lambda sent: sent - source.backlog)
-        say(since(began, sent))
+        stream = _Stream(source, setup)
+        say(since(began, await stream.go_on(lambda: stream.sent - source.backlog)))
         await line()
         nursery.cancel_scope.cancel()
 
 
 async def around(setup: Setup) -> None:
-    """A source and several sinks, on both sides of a relay."""
+    """A source and several sinks, on both sides of a relay. Each line lets so much more through."""
     async with trio.open_nursery() as nursery:
         source = await _peer(nursery, "fast", Role.ORIGIN)
         sinks = [await _peer(nursery, "fast", Role.VIEWER) for _ in range(setup.sinks)]
@@ -88,10 +88,9 @@ async def around(setup: Setup) -> None:
             with trio.fail_after(LINK_S):
                 await source.wait(lambda: source.subscribed == ALL)
         say({})
-        await line()
-        sent = await _stream(source, setup, lambda _: min(sink.got for sink in sinks))
-        say({"bytes": sent, "arrived": sum(sink.got for sink in sinks)})
-        await line()
+        stream = _Stream(source, setup)
+        while await line():
+            say({"bytes": await stream.go_on(lambda: min(sink.got for sink in sinks))})
         nursery.cancel_scope.cancel()
 
 
@@ -122,28 +121,39 @@ async def _whole(nursery: trio.Nursery) -> dict[str, Any]:
     return _place(node.node_id, node.carrier)
 
 
-async def _stream(source: _Peer, setup: Setup, arrived: Callable[[int], int]) -> int:
-    """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes.
+class _Stream:
+    """What a source sends. sent: bytes so far."""
 
-    At the rate of a stream a chunk is due at once, as a broadcaster signs it.
-    """
-    piece, chunk_bytes = pieces(setup), per_chunk(setup) * PIECE_BYTES
-    sent, start_at = 0, trio.current_time()
-    last, moved_at = 0, start_at
-    while True:
-        now = trio.current_time()
-        live = (now - start_at) * setup.bits_per_s // 8 // chunk_bytes * chunk_bytes
-        due = min(live if setup.bits_per_s else inf, setup.bytes or inf)
-        came = arrived(sent)
-        if came > last:
-            last, moved_at = came, now
-        over = now - start_at >= setup.seconds or (setup.bytes and sent >= setup.bytes)
-        if (over and came >= sent) or now - moved_at > STALL_S:
-            return came
-        while not over and sent < due and sent - came < UNDER_WAY_BYTES:
-            source.give(piece(sent // PIECE_BYTES))
-            sent += PIECE_BYTES
-        await trio.sleep(TICK_S)
+    def __init__(self, source: _Peer, setup: Setup) -> None:
+        self.sent = 0
+        self._source, self._setup = source, setup
+        self._piece, self._chunk_bytes = pieces(setup), per_chunk(setup) * PIECE_BYTES
+
+    async def go_on(self, arrived: Callable[[], int]) -> int:
+        """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes
+        that came of it. arrived: how many have, so far.
+
+        At the rate of a stream a chunk is due at once, as a broadcaster signs it.
+        """
+        setup, before, came_before = self._setup, self.sent, arrived()
+        start_at = moved_at = trio.current_time()
+        last = 0
+        while True:
+            now, sent, came = trio.current_time(), self.sent - before, arrived() - came_before
+            live = (now - start_at) * setup.bits_per_s // 8 // self._chunk_bytes
+            due = live * self._chunk_bytes if setup.bits_per_s else inf
+            due = min(due, setup.bytes or inf)
+            if came > last:
+                last, moved_at = came, now
+            over = now - start_at >= setup.seconds or (setup.bytes and sent >= setup.bytes)
+            if (over and came >= sent) or now - moved_at > STALL_S:
+                return came
+            room = 0 if over else min(due - sent, UNDER_WAY_BYTES - (sent - came))
+            while room > 0:
+                self._source.give(self._piece(self.sent // PIECE_BYTES))
+                self.sent += PIECE_BYTES
+                room -= PIECE_BYTES
+            await trio.sleep(TICK_S)
 
 
 @dataclass(slots=True)

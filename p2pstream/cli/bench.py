@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,8 @@ from p2pstream.metrics import percentile
 
 MB = 1_000_000
 BULK_BYTES = 24 * MB  # 0.2 s of the fast path on a good machine, and 1 s of the stock one.
-RELAY_BYTES = 24 * MB  # Twice.
+RELAY_BYTES = 2 * MB  # In one turn: it takes 0.1 s, or half a second of the stock one.
+RELAY_TURNS = 24
 STOCK_SHARE = 3  # The stock one gets so much less to do, or it would take most of the time.
 LIVE_BITS_PER_S = 6e6
 LIVE_S = 4.0
@@ -34,9 +36,10 @@ VIEWER_BITS_PER_S = 4e6
 BUSY = 0.8  # Of a core: the rest is for the player and everything else.
 PATIENCE_S = 60.0  # For one process to end.
 
-NOTHING = {"bytes": 0.0, "cpu_s": 0.0}
-
+ENGINES = ("fast", "stock")
 Figures = dict[str, list[float]]
+Cost = dict[str, float]  # `bytes` that came through, and the `cpu_s` they took.
+Costs = tuple[Cost, Cost]  # Of sending, and of receiving.
 WEATHER = [*((f"loss{loss * 100:g}", f"{loss:.1%} lost", {"loss": loss}) for loss in LOSSES),
            ("reorder", f"{REORDER:.0%} reordered", {"reorder": REORDER})]  # fmt: skip
 
@@ -173,61 +176,73 @@ def verdict(result: dict[str, Any]) -> str:
 
 
 def bulk(figures: Figures) -> None:
-    """Megabytes per CPU second, as fast as it goes."""
-    for engine in ("fast", "stock"):
-        size = BULK_BYTES // (STOCK_SHARE if engine == "stock" else 1)
-        with process("receive", engine=engine, bytes=size) as sink:
-            peer = sink.hear()["peer"]
-            with process("send", engine=engine, bytes=size, peer=peer) as source:
-                figures[f"bulk_recv_{engine}"].append(_speed(sink.hear()))
-                figures[f"bulk_send_{engine}"].append(_speed(source.hear()))
+    """Megabytes per CPU second, as fast as it goes: there and back, as a relay's.
 
-
-def others(figures: Figures) -> None:
-    """The same with other people's transports: an empty column where one is not here or fails."""
+    Other people's transports have an empty column where they are not here or fail.
+    """
     from p2pstream.bench.others import installed  # noqa: PLC0415  # Not on the way of `--help`.
 
-    for name, measure in (("qh3", qh3), ("libtorrent", libtorrent)):
-        if installed(name):
-            with suppress(UserError):
-                measure(figures)
+    ways: dict[str, Callable[[], Costs]] = {
+        "fast": partial(one_link, engine="fast", bytes=BULK_BYTES),
+        "stock": partial(one_link, engine="stock", bytes=BULK_BYTES // STOCK_SHARE),
+    }
+    if installed("qh3"):  # A fork of aioquic with its packets in Rust.
+        ways["qh3"] = partial(one_link, "qh3_", bytes=BULK_BYTES)
+    if installed("libtorrent"):  # uTP with encryption.
+        ways["torrent"] = partial(torrent, bytes=BULK_BYTES)
+    measured: dict[str, list[Costs]] = defaultdict(list)
+    for name in (*ways, *reversed(ways)):
+        try:
+            measured[name].append(ways[name]())
+        except UserError:
+            if name in ENGINES:
+                raise
+    for name, costs in measured.items():
+        sent, received = zip(*costs, strict=True)
+        figures[f"bulk_send_{name}"].append(_speed(_sum(sent)))
+        figures[f"bulk_recv_{name}"].append(_speed(_sum(received)))
 
 
-def qh3(figures: Figures) -> None:
-    """A fork of aioquic with its packets in Rust. Raises `UserError`."""
-    with process("qh3_receive", bytes=BULK_BYTES) as sink:
+def one_link(kind: str = "", **setup: Any) -> Costs:
+    """What sending and receiving costs. Raises `UserError`."""
+    with process(f"{kind}receive", **setup) as sink:
         peer = sink.hear()["peer"]
-        with process("qh3_send", bytes=BULK_BYTES, peer=peer) as source:
+        with process(f"{kind}send", peer=peer, **setup) as source:
             received, sent = sink.hear(), source.hear()
-    figures["bulk_recv_qh3"].append(_speed(received))
-    figures["bulk_send_qh3"].append(_speed(sent))
+    return sent, received
 
 
-def libtorrent(figures: Figures) -> None:
-    """uTP with encryption. Raises `UserError`."""
-    with process("torrent_send", bytes=BULK_BYTES) as source:
+def torrent(**setup: Any) -> Costs:
+    """The same of libtorrent, where the sender listens. Raises `UserError`."""
+    with process("torrent_send", **setup) as source:
         peer = source.hear()["peer"]
         source.tell()
-        with process("torrent_receive", bytes=BULK_BYTES, peer=peer) as sink:
+        with process("torrent_receive", peer=peer, **setup) as sink:
             received = sink.hear()
             sent = source.ask()
-    figures["bulk_recv_torrent"].append(_speed(received))
-    figures["bulk_send_torrent"].append(_speed(sent))
+    return sent, received
 
 
 def relay3(figures: Figures) -> None:
     """Megabytes in per CPU second of a relay that feeds three, as fast as it goes.
 
-    There and back again: a machine that slows down meanwhile favours nobody.
+    They take turns, there and back: a machine that others use too slows down and speeds up again
+    within seconds. The first turn opens windows and fills stores, and does not count.
     """
-    total = {"fast": dict(NOTHING), "stock": dict(NOTHING), "whole": dict(NOTHING)}
-    for name in (*total, *reversed(total)):
-        engine = "stock" if name == "stock" else "fast"
-        size = RELAY_BYTES // (STOCK_SHARE if name == "stock" else 1)
-        cost = pass_on(3, engine, whole=name == "whole", bytes=size)
-        total[name] = {key: total[name][key] + cost[key] for key in NOTHING}
-    for name, cost in total.items():
-        figures[f"relay3_{name}"].append(_speed(cost))
+    with ExitStack() as stack:
+        relays = {
+            name: stack.enter_context(one) for name, one in (
+                ("fast", relay(3, "fast", bytes=RELAY_BYTES)),
+                ("stock", relay(3, "stock", bytes=RELAY_BYTES // STOCK_SHARE)),
+                ("whole", relay(3, "fast", bytes=RELAY_BYTES, whole=True)),
+            )
+        }  # fmt: skip
+        costs: dict[str, list[Cost]] = defaultdict(list)
+        for turn in range(1 + RELAY_TURNS):
+            for name in relays if turn % 2 else reversed(relays):
+                costs[name].append(relays[name]())
+    for name, cost in costs.items():
+        figures[f"relay3_{name}"].append(_speed(_sum(cost[1:])))
 
 
 def live(figures: Figures) -> None:
@@ -235,24 +250,33 @@ def live(figures: Figures) -> None:
     rate = {"bits_per_s": LIVE_BITS_PER_S, "seconds": LIVE_S}
     for name, engine in (("fast", "fast"), ("stock", "stock"), ("whole", "fast")):
         for count in (3, 8):
-            cost = pass_on(count, engine, whole=name == "whole", **rate)
+            with relay(count, engine, whole=name == "whole", **rate) as pass_on:
+                cost = pass_on()
             # By what came through, not by the clock: who falls behind must not look cheap.
             media_s = cost["bytes"] * 8 / LIVE_BITS_PER_S
             figures[f"live{count}_cpu_{name}"].append(cost["cpu_s"] / media_s)
 
 
-def pass_on(count: int, engine: str, *, whole: bool = False, **rate: float) -> dict[str, float]:
-    """What passing on to `count` peers costs a relay. `bytes`: those that all of them got."""
+@contextmanager
+def relay(
+    count: int, engine: str, *, whole: bool = False, **rate: float
+) -> Iterator[Callable[[], Cost]]:
+    """A relay to `count` peers. Call it to let something through, as often as you like: it returns
+    what that cost. `bytes`: those that all of them got. Raises `UserError`.
+    """
     with process("relay", engine=engine, whole=whole) as middle:
         peer = middle.hear()["peer"]
         with process("around", peer=peer, sinks=count, whole=whole, **rate) as ends:
             ends.hear()
-            before = middle.ask()
-            came = ends.ask()
-            after = middle.ask()
-    if not came["bytes"]:
-        raise UserError("nothing came through the relay", hint="Is this machine very busy?")
-    return {"bytes": came["bytes"], "cpu_s": after["cpu_s"] - before["cpu_s"]}
+
+            def pass_on() -> Cost:
+                before, came, after = middle.ask(), ends.ask(), middle.ask()
+                if not came["bytes"]:
+                    hint = "Is this machine very busy?"
+                    raise UserError("nothing came through the relay", hint=hint)
+                return {"bytes": came["bytes"], "cpu_s": after["cpu_s"] - before["cpu_s"]}
+
+            yield pass_on
 
 
 def link(figures: Figures) -> None:
@@ -280,7 +304,6 @@ def fairness(figures: Figures) -> None:
 
 STEPS: dict[str, Callable[[Figures], None]] = {
     "bulk": bulk,
-    "qh3, libtorrent": others,
     "relay to 3": relay3,
     "live": live,
     "home link": link,
@@ -338,7 +361,12 @@ def process(role: str, **setup: Any) -> Iterator[Worker]:
             worker.process.kill()
 
 
-def _speed(cost: dict[str, float]) -> float:
+def _sum(costs: Iterable[Cost]) -> Cost:
+    costs = list(costs)
+    return {key: sum(cost[key] for cost in costs) for key in ("bytes", "cpu_s")}
+
+
+def _speed(cost: Cost) -> float:
     return cost["bytes"] / MB / cost["cpu_s"]
 
 

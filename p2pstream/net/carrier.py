@@ -133,7 +133,12 @@ class QuicCarrier:
         """Do what a core wants. Never blocks."""
         match effect:
             case Send():
-                self._send(effect)
+                link = self._links.get(effect.peer)
+                if link is None:
+                    self.counters.unlinked += 1
+                    return
+                link.send(effect.message, expires_at=effect.expires_at)
+                self._endpoint.touch(link)
             case Dial():
                 self._dial(effect)
             case Hangup():
@@ -170,14 +175,6 @@ class QuicCarrier:
         return self._bans.holds(peer, now=trio.current_time())
 
     # Effects.
-
-    def _send(self, effect: Send) -> None:
-        link = self._links.get(effect.peer)
-        if link is None:
-            self.counters.unlinked += 1
-            return
-        link.send(effect.message, expires_at=effect.expires_at)
-        self._endpoint.touch(link)
 
     def _dial(self, effect: Dial) -> None:
         peer = effect.peer

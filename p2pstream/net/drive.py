@@ -33,8 +33,10 @@ class Driver:
         self.core = core
         self._perform = perform
         self._performing = False
+        self._again = False  # An effect led back into the core: it may want more now.
         self._woken_at = -inf
         self._nap: trio.CancelScope | None = None
+        self._due = -inf  # When that ends.
 
     def tell(self, peer: NodeId, happening: Happening) -> None:
         """Something happened. Raises `PeerError` when the peer is at fault."""
@@ -47,14 +49,15 @@ class Driver:
         """Call this after any other method of the core."""
         self._perform_all()
         # Only to earlier: trio makes much of each move, and most appointments move back.
-        if self._nap is not None and (at := self._alarm()) < self._nap.deadline:
-            self._nap.deadline = at
+        if self._nap is not None and (at := self._alarm()) < self._due:
+            self._nap.deadline = self._due = at
 
     async def run(self) -> None:
         """Wake the core whenever it asked for it, until cancelled."""
         self._perform_all()
         while True:
-            with trio.CancelScope(deadline=self._alarm()) as self._nap:
+            self._due = self._alarm()
+            with trio.CancelScope(deadline=self._due) as self._nap:
                 await trio.sleep_forever()
             self._nap = None
             now = trio.current_time()
@@ -64,12 +67,14 @@ class Driver:
                 self._perform_all()
 
     def _perform_all(self) -> None:
+        self._again = True
         if self._performing:
-            return  # An effect led back here: the loop below will see what it caused.
+            return  # The loop below will see what it caused.
         self._performing = True
         try:
-            while effects := list(self.core.effects()):
-                for effect in effects:
+            while self._again:
+                self._again = False
+                for effect in self.core.effects():
                     self._perform(effect)
         finally:
             self._performing = False

@@ -57,7 +57,7 @@ class Counters:
 
 
 class Playout:
-    """Decides when which chunk is handed to the player."""
+    """Decides when which chunk is handed to the player. take_at: when to call `take` next."""
 
     def __init__(self, shelf: Shelf, config: Config | None = None) -> None:
         self.config = config or Config()
@@ -66,6 +66,7 @@ class Playout:
         self.next_seq: int | None = None
         self.end_seq: int | None = None  # Where the stream ends: nothing is due there.
         self.last_seq = -1  # Handed over before the last pause.
+        self.take_at = inf
         self._shelf = shelf
         self._line: dict[int, tuple[float, float]] = {}  # By seq: when it ends, how long it is.
         self._latest = -1  # The highest seq there.
@@ -79,7 +80,6 @@ class Playout:
         self._look_at = inf  # Until then: when to see again whether it may leave.
         self._moved_to = -1  # The first seq of the present time line.
         self._waiting = False  # The next chunk is due and not here.
-        self._wake_at: float | None = None  # What `wake_at` says, until anything changes.
         self._free_at = -inf  # When the last stall ended: no moment is counted twice.
         self._stalled_at: float | None = None  # When the chunk we wait for was due.
         self._margin_s = inf  # The smallest margin since `_margin_at`.
@@ -88,29 +88,32 @@ class Playout:
     def start(self, seq: int, *, now: float) -> None:
         """Begin with `seq`, as soon as enough is here that no stall follows at once."""
         assert seq > self.last_seq, "playout never goes back"
-        self.next_seq, self._wake_at = seq, None
+        self.next_seq, self._stalled_at = seq, None
         self._begin_at, self._look_at = now, self.due(seq)
-        self._stalled_at = None
+        self.take_at = self._next_at()
 
     def pause(self, *, after: int = -1) -> None:
         """Forget where live is: the next `start`, beyond `after`, decides where to go on."""
         if self.next_seq is not None:
             self.last_seq = self.next_seq - 1
         self.last_seq = max(self.last_seq, after)
-        self.next_seq = self._begin_at = self._wake_at = None
+        self.next_seq = self._begin_at = None
+        self.take_at = inf
         self._edges.clear()
 
     def saw_head(
         self, seq: int, pts_s: float, duration_s: float, *, fresh: bool, now: float
     ) -> None:
         """A verified head came. fresh: it extends the live edge, so it tells where live is."""
-        self._wake_at = None
         self._line[seq] = pts_s + duration_s, duration_s
         self._latest = max(self._latest, seq)
         while len(self._line) > TIMELINE_MAX:
             del self._line[next(iter(self._line))]
-        if not fresh:
-            return
+        if fresh:
+            self._note_edge(seq, pts_s, duration_s, now)
+        self.take_at = self._next_at()
+
+    def _note_edge(self, seq: int, pts_s: float, duration_s: float, now: float) -> None:
         offset = now - (pts_s + duration_s)
         edges = self._edges
         if edges and abs(offset - self._offset_s) > self.config.behind_s_max:
@@ -137,12 +140,6 @@ class Playout:
         end_s = known[0] if known is not None else self._guess_end_s(seq)
         return end_s + self._live_s + self.target_s
 
-    def wake_at(self) -> float:
-        """When to call `take` next."""
-        if self._wake_at is None:
-            self._wake_at = self._next_at()
-        return self._wake_at
-
     def _next_at(self) -> float:
         if self.next_seq is None:
             return inf
@@ -161,7 +158,7 @@ class Playout:
         try:
             yield from self._take(now)
         finally:
-            self._wake_at = None
+            self.take_at = self._next_at()
 
     def _take(self, now: float) -> Iterator[int]:
         self._adapt(now)

@@ -14,7 +14,10 @@ PROOF_HASHES_MAX = 8  # log2 of the most pieces a chunk may have (256).
 
 
 def leaf_hash(data: bytes) -> bytes:
-    return sha256(b"\0" + data).digest()
+    """RFC 6962 section 2.1: of one piece, not to be taken for a node above."""
+    hashed = sha256(b"\0")
+    hashed.update(data)  # Joining them first would copy a piece.
+    return hashed.digest()
 
 
 class Tree:
@@ -59,11 +62,11 @@ def proves(root: bytes, index: int, size: int, leaf: bytes, proof: bytes) -> boo
             return False
         sibling = proof[start : start + HASH_BYTES]
         if at & 1 or at == last:
-            node = _node(sibling, node)
+            node = sha256(b"\1" + sibling + node).digest()
             while not at & 1 and at:
                 at, last = at >> 1, last >> 1
         else:
-            node = _node(node, sibling)
+            node = sha256(b"\1" + node + sibling).digest()
         at, last = at >> 1, last >> 1
     return last == 0 and node == root
 

@@ -18,7 +18,7 @@ from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
 from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, substream_of
 from p2pstream.swarm.partners import Partner
-from p2pstream.swarm.push import feeds_of
+from p2pstream.swarm.push import Feed, feeds_of
 from p2pstream.swarm.scheduler import ANSWER_S
 
 ROUND_S = 1.0  # In which every partner is told what we hold, one after another: the design's 1-2 s.
@@ -38,19 +38,18 @@ PEERS_TOLD_MAX = 16  # In one message.
 class _Parcels:
     """A piece, without its head and with it: the same objects for all children, so packed once."""
 
-    __slots__ = ("_bare", "_data", "_head", "_headed", "header", "size")
+    __slots__ = ("_head", "_headed", "bare", "header", "size")
 
     def __init__(self, header: m.Piece, head: bytes, data: bytes) -> None:
         self.header, self.size = header, len(data)
-        self._head, self._data = head, data
-        self._bare = Parcel(header, data)
+        self.bare = Parcel(header, data)
+        self._head = head
         self._headed: Parcel | None = None
 
-    def get(self, *, headed: bool) -> Parcel:
-        if not headed:
-            return self._bare
+    def headed(self) -> Parcel:
         if self._headed is None:
-            self._headed = Parcel(msgspec.structs.replace(self.header, head=self._head), self._data)
+            header = msgspec.structs.replace(self.header, head=self._head)
+            self._headed = Parcel(header, self.bare.body)
         return self._headed
 
 
@@ -74,12 +73,12 @@ class Giver:
     _relax_at: float = inf
 
     def forward(
-        self, seq: int, rendition: int, index: int, hops: int, *,
+        self, feed: Feed, seq: int, index: int, hops: int, *,
         besides: NodeId | None = None, now: float,
     ) -> None:  # fmt: skip
         """Push a new piece to the children of its feed. hops: how far we are for it."""
-        children = self.mesh.children.of(seq, rendition, index)
-        parcels = self._parcels(seq, rendition, index, hops) if children else None
+        children = self.mesh.children.of(feed, seq)
+        parcels = self._parcels(seq, feed[0], index, hops) if children else None
         for peer in children:
             partner = self.mesh.partners.get(peer)
             if parcels is not None and partner is not None and peer != besides:
@@ -218,7 +217,10 @@ class Giver:
 
     def _send_piece(self, partner: Partner, parcels: _Parcels, now: float) -> None:
         mesh, seq = self.mesh, parcels.header.seq
-        parcel = parcels.get(headed=not partner.knows_head(seq))
+        if seq in partner.knows or partner.holds_any(seq):
+            parcel = parcels.bare
+        else:
+            parcel = parcels.headed()
         partner.knows.add(seq)
         mesh.out.append(Send(partner.node, parcel, now + PIECE_LIFE_S))
         partner.account.given += parcels.size

@@ -144,9 +144,8 @@ class Partner:
         heard.hops, heard.parents, heard.slots = message.hops, message.parents, [*message.slots]
         self.key = message.key
 
-    def knows_head(self, seq: int) -> bool:
-        if seq in self.knows:
-            return True
+    def holds_any(self, seq: int) -> bool:
+        """Whether it says that it holds anything of a chunk, in whatever rendition."""
         for heard in self.heard.values():  # noqa: SIM110  # Cheaper.
             if heard.masks.get(seq):
                 return True

@@ -47,7 +47,7 @@ from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
 from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import PARTNERS_WANTED, Candidates, Partner
-from p2pstream.swarm.push import Children
+from p2pstream.swarm.push import Children, Feed
 from p2pstream.swarm.taker import Taker
 from p2pstream.swarm.watch import Watch
 
@@ -192,14 +192,14 @@ class Swarm:
             self._parenting.seek(now=now)
         if now >= self._taker.plan_at:
             self._taker.plan(now=now)
-        if self.watch and now >= self.watch.playout.wake_at():
+        if self.watch and now >= self.watch.playout.take_at:
             self._play(now)
 
     def wake_at(self) -> float:
         """See `Core`."""
         # A map can wait a little for something else to happen: most of them cost no alarm.
         map_at = self._giver.map_at + MAP_SLACK_S
-        play_at = self.watch.playout.wake_at() if self.watch is not None else inf
+        play_at = self.watch.playout.take_at if self.watch is not None else inf
         return min(self._upkeep_at, map_at, self._taker.plan_at, self._parenting.seek_at, play_at)
 
     def effects(self) -> list[Effect]:
@@ -229,7 +229,8 @@ class Swarm:
         for rendition, pieces in signed.pieces.items():
             for index, piece in enumerate(pieces):
                 self.window.add_piece(head.seq, rendition, index, piece.data, piece.proof)
-                self._giver.forward(head.seq, rendition, index, 0, now=now)
+                feed = rendition, substream_of(head.seq, index)
+                self._giver.forward(feed, head.seq, index, 0, now=now)
         self._giver.note_change(head.seq, now=now)
         if head.end:
             self._end(head, now)
@@ -464,6 +465,7 @@ class Swarm:
     def _accept_piece(self, partner: Partner, header: m.Piece, body: bytes, now: float) -> None:
         """Check a piece, keep it, and pass it on. Raises `Misbehaviour`."""
         seq, rendition, index = header.seq, header.rendition, header.index
+        feed = rendition, substream_of(seq, index)
         if len(header.proof) % HASH_BYTES:
             raise BadMessage("a Merkle proof of broken hashes")
         try:
@@ -472,11 +474,10 @@ class Swarm:
             self.counters.pieces_refused += 1
             raise
         self._taker.settle((seq, rendition, index), partner.node, now=now)
-        self._count_piece(partner, header, len(body), new=new)
+        self._count_piece(partner, header, feed, len(body), new=new)
         if not new:
             return
-        hops = header.hops + 1
-        self._giver.forward(seq, rendition, index, hops, besides=partner.node, now=now)
+        self._giver.forward(feed, seq, index, header.hops + 1, besides=partner.node, now=now)
         self._giver.note_change(seq, now=now)
         if self.watch and self.window.complete(seq, rendition):
             self.watch.arrived(seq, rendition, now=now)
@@ -484,21 +485,23 @@ class Swarm:
             if self.watch.playout.waits:
                 self._play(now)
 
-    def _count_piece(self, partner: Partner, header: m.Piece, size: int, *, new: bool) -> None:
-        mesh, hops = self.mesh, header.hops + 1
-        feed = header.rendition, substream_of(header.seq, header.index)
-        parent = self.parents.by_feed.get(feed)
+    def _count_piece(
+        self, partner: Partner, header: m.Piece, feed: Feed, size: int, *, new: bool
+    ) -> None:
+        mesh, counters, account = self.mesh, self.counters, partner.account
         if not new:
-            partner.account.duplicates += size
-            self.counters.duplicates += size
+            account.duplicates += size
+            counters.duplicates += size
             return
+        parent = self.parents.by_feed.get(feed)
         if parent is not None and parent.peer == partner.node:
             parent.brought(header.seq)
-            partner.account.barren = 0
-        self.counters.pieces_verified += 1
-        self.counters.taken[partner.role] += size
-        self.counters.hops_max = max(self.counters.hops_max, hops)
-        partner.account.taken += size
+            account.barren = 0
+        hops = header.hops + 1
+        counters.pieces_verified += 1
+        counters.taken[partner.role] += size
+        counters.hops_max = max(counters.hops_max, hops)
+        account.taken += size
         mesh.depth[feed] = min(hops, NO_HOPS)
         mesh.fed[feed] = max(header.seq, mesh.fed.get(feed, -1))
 

@@ -15,7 +15,7 @@ from random import Random
 import msgspec
 
 from p2pstream.identity import NodeId
-from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role, substream_of
+from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role
 
 Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
 
@@ -118,12 +118,10 @@ class Children:
             children.pop(peer, None)
         self._room.clear()
 
-    def of(self, seq: int, rendition: int, index: int) -> list[NodeId]:
-        """Who is to be pushed this piece."""
-        children = self._since.get((rendition, substream_of(seq, index)))
-        if not children:
-            return []
-        return [peer for peer, since in children.items() if since <= seq]
+    def of(self, feed: Feed, seq: int) -> list[NodeId]:
+        """Who is to be pushed what this feed brings of `seq`."""
+        children = self._since.get(feed)
+        return [peer for peer, since in children.items() if since <= seq] if children else []
 
     def feeds_of(self, peer: NodeId) -> list[Feed]:
         return [feed for feed, children in self._since.items() if peer in children]

@@ -67,11 +67,10 @@ class Driver:
                 self.perform(effect)
         self.performing = False
         self.due = core.wake_at()
-        self._plan()
+        if self.due < self.planned:
+            self._plan()
 
     def _plan(self) -> None:
-        if self.due >= self.planned:
-            return
         peer, due = self.peer, max(self.due, self.woken_at + NAP_S)
         if due < self.planned:
             self.planned = due

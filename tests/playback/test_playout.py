@@ -56,10 +56,10 @@ class Stage:
 
     def until(self, when: float) -> None:
         """Let time pass; playout is woken when it asks for it, and once a second."""
-        while (at := min(self.playout.wake_at(), self.now + 1.0)) <= when:
+        while (at := min(self.playout.take_at, self.now + 1.0)) <= when:
             self.now = max(self.now, at)
             self.take()
-            if self.playout.wake_at() <= self.now:
+            if self.playout.take_at <= self.now:
                 break  # It waits for a chunk that is not here.
         self.now = max(self.now, when)
         self.take()
@@ -88,12 +88,12 @@ def test_on_time_each_chunk_leaves_one_target_after_it_could() -> None:
 def test_nothing_is_due_before_anything_is_known() -> None:
     playout = Stage().playout
 
-    assert playout.wake_at() == inf
+    assert playout.take_at == inf
     assert playout.due(3) == inf
     assert list(playout.take(now=1e9)) == []
     assert playout.buffer_s() == 0.0
     playout.start(3, now=0.0)
-    assert playout.wake_at() == inf
+    assert playout.take_at == inf
     assert list(playout.take(now=1e9)) == []
 
 
@@ -107,7 +107,7 @@ def test_a_late_chunk_stalls_once_and_the_target_grows_by_what_it_lacked() -> No
     due = stage.playout.due(2)
     stage.until(due + 0.1)
     assert stage.playout.stalled
-    assert stage.playout.wake_at() == inf, "only an arrival ends a stall"
+    assert stage.playout.take_at == inf, "only an arrival ends a stall"
 
     stage.until(due + 0.3)
     stage.bring(2)
@@ -197,7 +197,7 @@ def test_what_was_missed_in_a_pause_is_never_replayed() -> None:
         stage.come(seq)
     last = stage.seqs[-1]
     stage.playout.pause()
-    assert stage.playout.wake_at() == inf
+    assert stage.playout.take_at == inf
     assert stage.playout.last_seq == last
     assert not stage.playout.busy
 
@@ -246,7 +246,7 @@ def test_nothing_is_due_at_the_end() -> None:
     assert stage.seqs == [0, 1, 2, 3]
     assert not stage.playout.busy
     assert not stage.playout.stalled
-    assert stage.playout.wake_at() == inf
+    assert stage.playout.take_at == inf
     assert stage.playout.counters.stalls == 0
 
 
@@ -283,7 +283,7 @@ def test_who_waits_for_the_first_chunk_sleeps() -> None:
     stage.playout.start(0, now=stage.now)
     assert list(stage.playout.take(now=stage.now)) == []
 
-    assert stage.playout.wake_at() > stage.now, "it would be woken over and over"
+    assert stage.playout.take_at > stage.now, "it would be woken over and over"
     stage.bring(0)
     stage.until(stage.now + BEGIN_S)
     assert stage.seqs == [0]
@@ -359,7 +359,7 @@ def test_no_history_goes_back_plays_what_is_not_ready_or_grows(
         assert stage.playout.counters.played == len(seqs)
         assert stage.playout.counters.late <= stage.playout.counters.stalls
         if kind == "take":
-            assert stage.playout.wake_at() > stage.now, "it would be woken over and over"
+            assert stage.playout.take_at > stage.now, "it would be woken over and over"
 
 
 def test_memory_does_not_grow_with_time() -> None:

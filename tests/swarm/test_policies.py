@@ -179,9 +179,9 @@ def test_a_child_has_just_what_it_asked_for_last() -> None:
     assert children.subscribe(node(1), 0, 0b0110, 200) == (0b0100, 0)
     assert children.feeds_of(node(1)) == [(0, 1), (0, 2)]
     assert (children.used, children.free((0, 0))) == (2, 6)
-    assert children.of(101, 0, 0) == [node(1)], "substream 1 from 100 on"
-    assert children.of(102, 0, 0) == [], "substream 2 only from 200 on"
-    assert children.of(202, 0, 0) == [node(1)]
+    assert children.of((0, 1), 101) == [node(1)], "substream 1 from 100 on"
+    assert children.of((0, 2), 102) == [], "substream 2 only from 200 on"
+    assert children.of((0, 2), 202) == [node(1)]
 
     children.forget(node(1))
     assert children.used == 0
@@ -428,11 +428,9 @@ def test_what_has_left_the_window_is_forgotten() -> None:
 
     assert min(one.knows) == 15
     assert list(one.asked) == [(15, 0, 0)]
-    assert one.knows_head(18)
-    assert not one.knows_head(99)
-    one.knows.clear()
-    assert one.knows_head(18), "it holds a piece of it"
-    assert not one.knows_head(19), "it holds nothing of it"
+    assert one.holds_any(18)
+    assert not one.holds_any(19), "it said so"
+    assert not one.holds_any(99), "it said nothing of it"
 
 
 def test_a_second_encoding_of_a_set_is_refused() -> None:
