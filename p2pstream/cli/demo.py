@@ -78,10 +78,17 @@ class Actor:
         if line is not None:
             return line
         error = self.said.get("error", {}).get("error", {})
-        words = error.get("message") or "\n".join(self.complaints) or "it said nothing"
         raise MediaFailed(
-            f"the demo's {self.name} did not start: {words}", hint=error.get("hint", "")
+            f"the demo's {self.name} did not start: {self.last_words}", hint=error.get("hint", "")
         )
+
+    @property
+    def last_words(self) -> str:
+        """Why it is not what it should be, by what it said."""
+        code = self.process.returncode
+        ended = "it said nothing" if code is None else f"it ended with exit code {code}"
+        error = self.said.get("error", {}).get("error", {})
+        return error.get("message") or "\n".join(self.complaints) or ended
 
     def hear(self, line: bytes) -> None:
         message = json.loads(line)
@@ -215,7 +222,11 @@ def results(stage: Stage) -> dict[str, Any]:
     origin = stage.actors[1].said.get("summary")
     viewers = [v.said["summary"] for v in stage.viewers if "summary" in v.said]
     if origin is None or not viewers:
-        raise UserError("the demo's nodes went without a summary", hint="Try again with less load.")
+        silent = stage.actors[1] if origin is None else stage.viewers[0]
+        raise UserError(
+            f"the demo's {silent.name} went without its figures: {silent.last_words}",
+            hint="End the demo with one Ctrl-C, once viewers play; a second one ends it at once.",
+        )
     seed = stage.actors[0].said.get("stats", {})
     given = origin["totals"]["uploaded"]
     taken = sum(_taken(v["totals"]) for v in viewers)
