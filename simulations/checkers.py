@@ -151,7 +151,8 @@ def _sizes(peer: Peer) -> list[tuple[str, int, int]]:
     if swarm is not None:
         heads = len(list(swarm.window))
         partners = swarm.partners.values()
-        held = max((len(heard.masks) for p in partners for heard in p.heard.values()), default=0)
+        heard = [heard.masks for partner in partners for heard in partner.heard.values()]
+        held = max(map(len, heard), default=0)
         asked = max(map(len, map(_ASKED, partners)), default=0)
         lacked = max(map(len, map(_LACKED, partners)), default=0)
         sizes += [
@@ -331,7 +332,10 @@ class PollutersAreOut(Checker):
         """Remember who sent what nobody made, and look whether it may do so again."""
         header: Any = parcel.header
         swarm = peer.swarm
-        if swarm is None or type(header) is not Piece or self._made(header, parcel.body):
+        if swarm is None or type(header) is not Piece:
+            return
+        made = self.sim.studio.sent.get((header.seq, header.rendition), ())
+        if header.index < len(made) and parcel.body == made[header.index]:
             return
         missing = not swarm.window.have(header.seq, header.rendition) >> header.index & 1
         if missing and sender in swarm.partners and header.seq in swarm.window:
@@ -347,10 +351,6 @@ class PollutersAreOut(Checker):
         if told[0].passed:
             told = [Verdict(self.name, self.kind, True, f"{len(self.first)} wrong senders")]
         return told
-
-    def _made(self, header: Piece, body: bytes) -> bool:
-        pieces = self.sim.studio.sent.get((header.seq, header.rendition), ())
-        return header.index < len(pieces) and body == pieces[header.index]
 
     def _look(self, peer: Peer, sender: NodeId, since: float) -> None:
         """Now that it is a partner still, or again."""

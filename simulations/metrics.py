@@ -19,6 +19,7 @@ from p2pstream.stream.chunk import PIECE_BYTES
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import EpochSeen, Play, Swarm
+from simulations.fabric import trace as tr
 from simulations.fabric.host import Peer
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Metrics:
 
     def __init__(self, sim: Simulation) -> None:
         self.sim = sim
+        self._from_s = sim.scenario.measured_from_s
         self.lives: list[Life] = []
         self.series: dict[str, list[float]] = {name: [] for name in SERIES}
         self.overlay: dict[str, Any] = {}
@@ -114,23 +116,22 @@ class Metrics:
     def effect(self, peer: Peer, effect: Any) -> None:
         match effect:
             case Play(chunk):
-                life = self._now.get(peer.number)
-                self.sim.trace_play(peer, chunk.seq)
+                life, now = self._now.get(peer.number), self.sim.world.now
+                self.sim.world.trace.add(now, tr.PLAY, peer.number, 0, chunk.seq)
                 if life is not None:
-                    self._played(life, chunk.captured_ms)
+                    self._played(life, chunk.captured_ms, now)
             case LookupDone():
                 self._lookups.append(effect)
             case EpochSeen():
                 self._epochs[effect.epoch.number] += 1
 
-    def _played(self, life: Life, captured_ms: int) -> None:
-        now = self.sim.world.now
+    def _played(self, life: Life, captured_ms: int, now: float) -> None:
         origin = self.sim.origin
         # By the origin's clock: a viewer's own clock may be wrong, the picture is as old as it is.
         lag_s = origin.clock.wall(origin.local()) - captured_ms / 1000
         if life.first_at is None:
             life.first_at = now
-        measured = now >= self.sim.scenario.measured_from_s
+        measured = now >= self._from_s
         if measured and life.last_at:
             life.stall_s += self._frozen_s(life, now)
         life.last_at, life.lag_s = now, lag_s
@@ -139,7 +140,7 @@ class Metrics:
 
     def _frozen_s(self, life: Life, now: float) -> float:
         """How long nothing new was there to be shown; the playout's own count is not needed."""
-        since = max(life.last_at, self.sim.scenario.measured_from_s)
+        since = max(life.last_at, self._from_s)
         frozen_s = now - since - self.sim.studio.chunk_s
         return frozen_s if frozen_s > FROZEN_S_MIN else 0.0
 
@@ -149,9 +150,9 @@ class Metrics:
         viewers = [self._now[p.number] for p in self.sim.viewers() if p.number in self._now]
         alive = sum(p.alive for p in self.sim.peers)
         self._peer_s += alive
-        if now == self.sim.scenario.measured_from_s:
+        if now == self._from_s:
             self._end_warm_up()
-        if now > self.sim.scenario.measured_from_s:
+        if now > self._from_s:
             self._viewer_s += len(viewers)
         grown = [life for life in viewers if now - life.started_at > 2.0]
         playing = sum(life.last_at > now - 1.0 for life in grown)
@@ -315,12 +316,12 @@ class Metrics:
                 life.end = _player(life.swarm)
 
     def _duration_s(self) -> float:
-        return self.sim.scenario.duration_s - self.sim.scenario.measured_from_s
+        return self.sim.scenario.duration_s - self._from_s
 
     def _measured(self, life: Life) -> bool:
         stopped = life.peer.stopped_at
         gone = not life.peer.alive and stopped is not None
-        return not (gone and stopped is not None and stopped < self.sim.scenario.measured_from_s)
+        return not (gone and stopped is not None and stopped < self._from_s)
 
     def _plays(self, life: Life) -> bool:
         return life.peer.alive and life.last_at > self.sim.world.now - 2.0
@@ -371,7 +372,7 @@ class Metrics:
             if window_s > 0 else 0.0  # fmt: skip
 
     def _there_s(self, peer: Peer) -> float:
-        since = max(peer.started_at, self.sim.scenario.measured_from_s)
+        since = max(peer.started_at, self._from_s)
         until = self.sim.world.now if peer.alive else peer.stopped_at or 0.0
         return max(0.0, until - since)
 

@@ -13,7 +13,6 @@ from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import Swarm
 from simulations import laws
 from simulations.checkers import Checker, Verdict, all_checkers, bounds
-from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Network
 from simulations.fabric.dice import die
 from simulations.fabric.host import Peer, Watchers
@@ -237,9 +236,6 @@ class Simulation:
 
     def _judge(self) -> list[Verdict]:
         return [verdict for checker in self.checkers for verdict in checker.finish()]
-
-    def trace_play(self, peer: Peer, seq: int) -> None:
-        self.world.trace.add(self.world.now, tr.PLAY, peer.number, 0, seq)
 
 
 def _all_of(hearers: list[Callable[..., None]]) -> Callable[..., None]:

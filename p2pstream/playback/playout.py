@@ -127,10 +127,12 @@ class Playout:
             edges.popleft()
         self._live_s = edges[0][1]
 
-    def arrived(self, seq: int, *, now: float) -> None:
-        """The chunk of `seq` became complete: learn how early that was."""
+    def arrived(self, seq: int, *, now: float) -> float:
+        """The chunk of `seq` became complete. Returns how early that was, in seconds."""
+        margin_s = self.due(seq) - now
         if self.next_seq is not None and seq >= self.next_seq:
-            self._margin_s = min(self._margin_s, self.due(seq) - now)
+            self._margin_s = min(self._margin_s, margin_s)
+        return margin_s
 
     def due(self, seq: int) -> float:
         """When `seq` is to be handed over; `inf` while nothing is known of the time line."""

@@ -13,7 +13,7 @@ import msgspec
 
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.stream.chunk import Chunk, piece_size
-from p2pstream.stream.head import Head
+from p2pstream.stream.head import Head, Part
 from p2pstream.stream.merkle import leaf_hash, proves
 
 HEADS_MAX = 64  # security/architecture.md 5.5: 13 s of chunks of 200 ms.
@@ -68,7 +68,7 @@ class Window:
     def add_head(self, head: Head) -> bool:
         """Keep a verified head; False when it is too old or already here.
 
-        Raises `Misbehaviour` for a second head at one place: see `forks`.
+        Raises `Misbehaviour` for a second head at one place.
         """
         known = self._slots.get(head.seq)
         if known is not None:
@@ -83,11 +83,6 @@ class Window:
             self._newest_key = max(self._newest_key, head.seq)
         self._evict()
         return True
-
-    def forks(self, head: Head) -> Head | None:
-        """The other head at the place of `head`, when the chain forks there."""
-        known = self.head(head.seq)
-        return known if known is not None and known.hash != head.hash else None
 
     def add_piece(self, seq: int, rendition: int, index: int, data: bytes, proof: bytes) -> bool:
         """Check a piece and keep it; False when it is already here.
@@ -150,18 +145,20 @@ class Window:
             if (lack := slots[seq].lack.get(rendition, 0) if seq in slots else -1)
         ]
 
-    def complete(self, seq: int, rendition: int) -> bool:
+    def complete(self, seq: int, rendition: int) -> Part | None:
+        """What the head says of a chunk, when every piece of it is here."""
         slot = self._slots.get(seq)
-        return slot is not None and slot.lack.get(rendition) == 0
+        if slot is None or slot.lack.get(rendition) != 0:
+            return None
+        return slot.head.part(rendition)
 
     def chunk(self, seq: int, rendition: int) -> Chunk | None:
         """The whole chunk, when every piece of it is here."""
-        if not self.complete(seq, rendition):
+        part = self.complete(seq, rendition)
+        if part is None:
             return None
         slot = self._slots[seq]
         head, pieces = slot.head, slot.pieces[rendition]
-        part = head.part(rendition)
-        assert part is not None, "what is complete was named by the head"
         return Chunk(
             seq, rendition, part.init, head.pts, head.duration, head.captured_ms,
             head.key, head.discontinuity,

@@ -114,10 +114,6 @@ class Mesh:
         """No claim about later seqs is believed: word runs ahead of heads by less than this."""
         return self.window.newest + AHEAD_CHUNKS
 
-    def quiet(self, *, now: float) -> set[NodeId]:
-        """Partners that may be dead, so nothing is asked of them."""
-        return {p.node for p in self.partners.values() if p.quiet(now)}
-
     def hops(self, feed: Feed) -> int:
         """How far from the broadcaster we are in one feed; NO_HOPS when nobody feeds us."""
         if self.role is Role.ORIGIN:

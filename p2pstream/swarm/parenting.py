@@ -88,12 +88,12 @@ class Parenting:
 
     def _offers(self, feed: Feed, now: float) -> list[Offer]:
         mesh, (rendition, substream) = self.mesh, feed
-        offers, quiet = [], mesh.quiet(now=now)
+        offers = []
         for partner in mesh.partners.values():
             heard = partner.heard.get(rendition)
             if heard is None or not heard.slots[substream] or partner.cool.get(feed, -inf) > now:
                 continue
-            if partner.node in quiet or partner.shunned_until > now:
+            if partner.shunned_until > now or partner.quiet(now):
                 continue
             if heard.parents[substream] == mesh.me[: m.SHORT_ID_BYTES]:
                 continue  # It is our child there.

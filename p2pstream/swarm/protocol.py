@@ -427,7 +427,7 @@ class Swarm:
         if head.epoch < self.epoch.number and now - self._epoch_at < EPOCH_GRACE_S:
             return True  # The sender has not heard of our epoch yet.
         head.verify(self.epoch, wall_ms=self._wall_ms(now))
-        if self._forks(head):
+        if self._forks(head, known):
             self._fork(head)
             return False
         partner.knows.add(head.seq)
@@ -523,9 +523,10 @@ class Swarm:
             self.inits.popitem(last=False)
         self.mesh.out.append(InitReady(digest, init))
 
-    def _forks(self, head: Head) -> bool:
+    def _forks(self, head: Head, known: Head | None) -> bool:
+        """known: the head at its place."""
         before = self.window.head(head.seq - 1)
-        return self.window.forks(head) is not None or (
+        return (known is not None and known.hash != head.hash) or (
             before is not None and before.epoch == head.epoch and before.hash != head.previous
         )
 
@@ -551,8 +552,9 @@ class Swarm:
         self._upkeep_at = now + UPKEEP_S
         self._drop_silent(now)
         self._seek_partners(now)
-        for peer in self.mesh.quiet(now=now):
-            self.children.forget(peer)  # If it is there after all, it asks for another parent.
+        for peer in self.children.peers():
+            if self.partners[peer].quiet(now):
+                self.children.forget(peer)  # If it is there after all, it asks for another parent.
         self._giver.adapt(now=now)
         self._parenting.upkeep(now=now)
         self._gossip(now)

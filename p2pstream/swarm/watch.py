@@ -57,9 +57,8 @@ class Watch:
     def arrived(self, seq: int, rendition: int, *, now: float) -> None:
         """A chunk became complete."""
         if rendition == self.rendition:
-            margin_s = self.playout.due(seq) - now
+            margin_s = self.playout.arrived(seq, now=now)
             self._margins.append(margin_s / self.playout.target_s)
-            self.playout.arrived(seq, now=now)
 
     def take(self, *, now: float) -> list[Chunk]:
         """The chunks to hand to the player now."""
@@ -110,10 +109,7 @@ class Watch:
         return max(keys, default=None)
 
     def _ready_in(self, seq: int, rendition: int | None) -> bool:
-        if rendition is None or not self.window.complete(seq, rendition):
-            return False
-        head = self.window.head(seq)
-        part = head.part(rendition) if head else None
+        part = self.window.complete(seq, rendition) if rendition is not None else None
         return part is not None and self.has_init(part.init)
 
     def _can_switch(self, seq: int) -> bool:

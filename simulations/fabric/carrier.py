@@ -227,7 +227,7 @@ class Carrier:
             return
         self.network.messages += 1
         if isinstance(message, Parcel):
-            self._send_parcel(end, message, self.peer.clock.world(expires_at))
+            self._send_parcel(end, message, expires_at)
         else:
             self._send_control(end, message)
 
@@ -321,6 +321,7 @@ class Carrier:
             return
         if not end.waiting:
             self._ring.append(end)
+        expires_at = self.peer.clock.world(expires_at)
         heapq.heappush(end.waiting, (expires_at, next(self.network.count), parcel, size))
         end.backlog += size
         self._serve_later()
