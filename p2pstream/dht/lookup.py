@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from itertools import islice
 from math import inf
 
 from p2pstream.dht.messages import WireContact
@@ -194,18 +193,19 @@ class Lookup:
 
     def _window(self) -> list[Candidate]:
         """The `k` nearest that have answered, are being asked, or are worth asking."""
-        if self._near is None:
-            self._near = list(islice(self._worthy(), self._k))
-        return self._near
-
-    def _worthy(self) -> Iterator[Candidate]:
+        if self._near is not None:
+            return self._near
+        self._near = near = []
         for _, node in self._order:
             candidate = self._candidates[node]
             state = candidate.state
             if state is State.FAILED or state is State.SLOW:
                 continue
             if state is not State.KNOWN or self._credible(candidate):
-                yield candidate
+                near.append(candidate)
+                if len(near) == self._k:
+                    break
+        return near
 
     def _late(self, window: list[Candidate]) -> bool:
         reach = window[-1].distance if len(window) == self._k else inf

@@ -226,7 +226,7 @@ class Dht:
         self._keep_up(now=now)
 
     def wake_at(self) -> float:
-        alarms = [
+        at = min(
             self._queries.wake_at(),
             self._idle_at,
             self._candidates_at,
@@ -234,10 +234,12 @@ class Dht:
             self._refresh_at,
             self._sweep_at,
             self._rejoin_at,
-        ]
-        alarms += [task.lookup.deadline for task in self._tasks.values()]
-        alarms += [provision.next_at for provision in self._provisions.values()]
-        return min(alarms)
+        )
+        for task in self._tasks.values():
+            at = min(at, task.lookup.deadline)
+        for provision in self._provisions.values():
+            at = min(at, provision.next_at)
+        return at
 
     def effects(self) -> Iterable[object]:
         effects, self._effects = self._effects, []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from p2pstream.core import Dial, Hangup, LinkUp, Send
@@ -50,13 +50,10 @@ class Asking:
     sent_at: float | None = None  # None while the dial is under way.
     dialled: bool = False
     late: bool = False
+    node: NodeId = field(init=False)
 
-    @property
-    def node(self) -> NodeId:
-        return self.contact.node
-
-    def due(self) -> float:
-        return self.dead_at if self.late else self.late_at
+    def __post_init__(self) -> None:
+        self.node = self.contact.node
 
 
 @dataclass(slots=True)
@@ -207,7 +204,8 @@ class Queries:
 
     def wake_at(self) -> float:
         if self._due is None:
-            self._due = min([asking.due() for asking in self._asking.values()], default=inf)
+            due = [one.dead_at if one.late else one.late_at for one in self._asking.values()]
+            self._due = min(due, default=inf)
         return self._due
 
     def _send(self, asking: Asking, *, now: float) -> None:

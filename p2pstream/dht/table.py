@@ -223,15 +223,17 @@ class RoutingTable:
         """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first."""
         goal = int.from_bytes(target)
         away = self._number ^ goal
-        near: list[Entry] = []
+        near: list[Contact] = []
         # No two buckets overlap in their distances to a target, so few need to be looked into.
-        for index in sorted(self._buckets, key=lambda i: (away >> (i - 1) ^ 1) << (i - 1)):
+        # Pairs are sorted, as a key would be a call for each: no two nodes are equally far.
+        for _, index in sorted([((away >> (i - 1) ^ 1) << (i - 1), i) for i in self._buckets]):
             bucket = self._buckets[index]
             some = [e for e in bucket.live.values() if e.doubtful] if doubtful else bucket.able
-            near += sorted(some, key=lambda entry: entry.number ^ goal)
+            pairs = sorted([(entry.number ^ goal, entry) for entry in some])
+            near += [entry.contact for _, entry in pairs]
             if len(near) >= count:
                 break
-        return [entry.contact for entry in near[:count]]
+        return near[:count]
 
     def stalest(self) -> Entry | None:
         """The contact not heard of for longest, doubtful ones aside."""

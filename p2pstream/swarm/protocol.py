@@ -587,8 +587,11 @@ class Swarm:
 
     def _joining(self, now: float) -> int:
         """How many were asked to join a moment ago, and may yet do so."""
-        asked = (at for peer, at in self._joined.items() if peer not in self.partners)
-        return sum(now < at + JOINING_S for at in asked)
+        waiting, since = 0, now - JOINING_S
+        for peer, at in self._joined.items():
+            if at > since and peer not in self.partners:
+                waiting += 1
+        return waiting
 
     def _gossip(self, now: float) -> None:
         if now >= self._gossip_at and self.partners:

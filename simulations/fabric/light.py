@@ -282,10 +282,10 @@ class Light(Peer):
 
     def _perform_dht(self, effect: Any) -> None:
         match effect:
-            case Hangup() if not effect.guilty and self._traded_with(effect.peer):
-                pass  # The DHT is done with the link, a swarm is not.
             case Send():
                 self._say(effect)
+            case Hangup() if not effect.guilty and self._traded_with(effect.peer):
+                pass  # The DHT is done with the link, a swarm is not.
             case Dial() | Hangup():
                 self._perform(effect)
             case dht.Found():
