@@ -109,7 +109,7 @@ class Queries:
         return ASKING_MAX - len(self._asking)
 
     def busy_with(self, node: NodeId) -> bool:
-        return any(asking.node == node for asking in self._asking.values())
+        return node in [asking.node for asking in self._asking.values()]
 
     def ask(
         self,

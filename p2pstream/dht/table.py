@@ -213,9 +213,9 @@ class RoutingTable:
         Spares are found on the way: whoever answers in a look-up is one.
         """
         bucket = self._buckets.get(self.index(contact.node))
-        live = bucket.live if bucket else {}
-        full = len(live) >= BUCKET_SIZE and not any(old.doubtful for old in live.values())
-        return (not full or contact.node in live) and self.wants(contact)
+        full = bucket is not None and len(bucket.able) >= BUCKET_SIZE
+        known = bucket is not None and contact.node in bucket.live
+        return (not full or known) and self.wants(contact)
 
     def closest(
         self, target: bytes, count: int = BUCKET_SIZE, *, doubtful: bool = False
