@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -127,7 +128,7 @@ def summary(figures: Figures) -> dict[str, Any]:
 
 
 COLUMNS = {"fast": "ours", "stock": "stock aioquic", "whole": "whole node", "qh3": "qh3",
-           "torrent": "libtorrent uTP"}  # fmt: skip
+           "torrent": "uTP"}  # fmt: skip
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
@@ -144,7 +145,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
     row("send, MB per CPU second", "bulk_send_{}", "{:.0f}".format)
     row("receive, MB per CPU second", "bulk_recv_{}", "{:.0f}".format)
-    row("pass on to 3, MB in per CPU second", "relay3_{}", "{:.1f}".format)
+    row("pass on to 3, MB per CPU second", "relay3_{}", "{:.1f}".format)
     row("pass on 6 Mbit/s to 3, of a core", "live3_cpu_{}", "{:.1%}".format)
     row("pass on 6 Mbit/s to 8, of a core", "live8_cpu_{}", "{:.1%}".format)
     for name, words, _ in WEATHER:
@@ -159,9 +160,11 @@ def table(result: dict[str, Any]) -> Table:
     """For people."""
     lines = rows(result)
     shown = [key for key in COLUMNS if any(key in found for _, found in lines)]
-    out = Table(title="what this machine can serve")
-    for title in ["", *(COLUMNS[key] for key in shown), "ours / stock"]:
-        out.add_column(title, justify="right" if title else "left")
+    # Without frames, so that it fits into 80 columns.
+    out = Table(title="what this machine can serve", box=SIMPLE_HEAD, pad_edge=False)
+    out.add_column("", no_wrap=True)
+    for title in [*(COLUMNS[key] for key in shown), "ours / stock"]:
+        out.add_column(title, justify="right")
     for name, found in lines:
         out.add_row(name, *(found.get(key, "") for key in [*shown, "ratio"]))
     return out
