@@ -161,7 +161,12 @@ def table(result: dict[str, Any]) -> Table:
     lines = rows(result)
     shown = [key for key in COLUMNS if any(key in found for _, found in lines)]
     # Without frames, so that it fits into 80 columns.
-    out = Table(title="what this machine can serve", box=SIMPLE_HEAD, pad_edge=False)
+    out = Table(
+        title="what this machine can serve",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     out.add_column("", no_wrap=True)
     for title in [*(COLUMNS[key] for key in shown), "ours / stock"]:
         out.add_column(title, justify="right")
