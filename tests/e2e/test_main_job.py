@@ -145,10 +145,9 @@ def test_hls_js_plays_the_playlist(browser: Any, show: Show, hlsjs: Path, tmp_pa
         seen.until(lambda: seen.stats["frames"] > 30)
         before = seen.stats
         seen.until(lambda: seen.stats["at"] > before["at"] + 4)
-        # Not within these seconds: a busy machine shows few of the pictures that it decodes.
-        seen.until(lambda: seen.stats["frames"] > before["frames"] + 60)
         after = seen.stats
 
+        assert after["frames"] - before["frames"] > 60
         assert after["fatal"] == []
         assert 0 < after["latency"] < 5, "that is not low latency"
 
