@@ -49,7 +49,9 @@ class Driver:
         """Call this after any other method of the core."""
         self._perform_all()
         # Only to earlier: trio makes much of each move, and most appointments move back.
-        if self._nap is not None and (at := self._alarm()) < self._due:
+        if self._nap is None or self.core.wake_at() >= self._due:
+            return
+        if (at := self._alarm()) < self._due:
             self._nap.deadline = self._due = at
 
     async def run(self) -> None:

@@ -138,7 +138,8 @@ class Endpoint:
         """`link` has something to send, or was closed."""
         if link in self._links:
             self._dirty[link] = None
-            self.poke()
+            if not self._turning:
+                self.poke()
 
     def poke(self) -> None:
         """There is something to settle."""

@@ -271,16 +271,17 @@ class Link:
 
     def send(self, message: Message | Parcel, *, expires_at: float) -> None:
         """Queue a message. It leaves with the next `flush`, or is dropped and counted."""
-        assert self.up, "the carrier sends on links that are up"
+        assert not self.closed, "the carrier sends on links that are up"
         if parcel := isinstance(message, Parcel):
             assert len(message.body) <= PARCEL_BODY_BYTES_MAX, "a body is one piece at most"
             data = self._codec.frame(message.header, message.body)
         else:
             data = self._codec.frame(message)
-        if self.backlog + len(data) > QUEUE_BYTES_MAX:
+        queued = self._queued_bytes + len(data)
+        if queued + self._unsent_bytes > QUEUE_BYTES_MAX:
             self.counters.overflowed += 1
             return
-        self._queued_bytes += len(data)
+        self._queued_bytes = queued
         if parcel:
             heapq.heappush(self._parcels, (expires_at, next(self._order), data))
         else:

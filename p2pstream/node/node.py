@@ -215,31 +215,31 @@ class Node:
         """Raises `PeerError` when the peer is at fault."""
         match happening:
             case Parcel():  # Most of what comes.
-                self._route(peer, happening)
+                stream = getattr(happening.header, "stream", None)
             case LinkUp():
                 self._links[peer] = happening
                 self._seen_as.append(happening.seen_as)
                 self._tell_all(peer, happening)
+                return
             case LinkDown():
                 self._links.pop(peer, None)
                 self._tell_all(peer, happening)
+                return
             case _:
-                self._route(peer, happening)
-
-    def _route(self, peer: NodeId, happening: Happening) -> None:
-        message = happening.header if isinstance(happening, Parcel) else happening
-        stream = getattr(message, "stream", None)
+                stream = getattr(happening, "stream", None)
         if stream is None:
             self._dht.tell(peer, happening)
-            return
-        driver = self._swarms.get(stream)
-        if driver is None and isinstance(message, m.Join):
-            if self.unknown_stream(peer, message):
-                driver = self._swarms.get(stream)
-            else:
-                self.carrier.perform(Send(peer, m.Leave(stream, "unknown")))
-        if driver is not None:
+        elif (driver := self._swarms.get(stream) or self._asked_for(peer, happening)) is not None:
             driver.tell(peer, happening)
+
+    def _asked_for(self, peer: NodeId, happening: Happening) -> Driver | None:
+        """The swarm of a stream that we did not carry, if this is somebody who wants it of us."""
+        if not isinstance(happening, m.Join):
+            return None
+        if self.unknown_stream(peer, happening):
+            return self._swarms.get(StreamId(happening.stream))
+        self.carrier.perform(Send(peer, m.Leave(happening.stream, "unknown")))
+        return None
 
     def _tell_all(self, peer: NodeId, happening: LinkUp | LinkDown) -> None:
         self._dht.tell(peer, happening)

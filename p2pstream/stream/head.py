@@ -96,10 +96,6 @@ class Head:
         return bool(self.flags & END)
 
     @cached_property
-    def _by_id(self) -> dict[int, Part]:
-        return {part.rendition: part for part in self.parts}
-
-    @cached_property
     def size(self) -> int:
         """Bytes of all renditions."""
         return sum(part.size for part in self.parts)
@@ -109,13 +105,8 @@ class Head:
         """Bytes of the largest rendition; 0 without any."""
         return max((part.size for part in self.parts), default=0)
 
-    @cached_property
-    def all_pieces(self) -> dict[int, int]:
-        """By rendition all its pieces, as a bit mask."""
-        return {part.rendition: (1 << part.pieces) - 1 for part in self.parts}
-
     def part(self, rendition: int) -> Part | None:
-        return self._by_id.get(rendition)
+        return next((part for part in self.parts if part.rendition == rendition), None)
 
     def verify(self, epoch: Epoch, *, wall_ms: int) -> None:
         """Raises unless the epoch's signer made this head for this stream, lately.

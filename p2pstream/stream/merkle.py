@@ -49,26 +49,42 @@ class Tree:
         return b"".join(path)
 
 
-def proves(root: bytes, index: int, size: int, leaf: bytes, proof: bytes) -> bool:
-    """Whether `proof` shows that leaf hash `leaf` is number `index` of `size` under `root`.
+class Proven:
+    """What proofs have shown so far of the tree under `root` over `size` leaves.
 
-    RFC 9162 section 2.1.3.2.
+    A node on a way that led to the root is right, and so is its sibling, with all that is above
+    them: the next proof need only lead to one of these. Of the leaves in order each takes one hash
+    instead of log2(size).
     """
-    if not 0 <= index < size or len(root) != HASH_BYTES or len(proof) % HASH_BYTES:
-        return False
-    at, last, node = index, size - 1, leaf
-    for start in range(0, len(proof), HASH_BYTES):
-        if last == 0:
+
+    __slots__ = ("_known", "_last")
+
+    def __init__(self, root: bytes, size: int) -> None:
+        self._last = size - 1
+        # By level, from the leaves up, and place: the node, and the rest of the proof from it on.
+        self._known = {(self._last.bit_length(), 0): (root, b"")}
+
+    def shows(self, index: int, leaf: bytes, proof: bytes) -> bool:
+        """Whether `proof` shows that leaf hash `leaf` is number `index`; so says RFC 9162, section
+        2.1.3.2. If it does not, nothing is learned.
+        """
+        if not 0 <= index <= self._last or len(leaf) != HASH_BYTES:
             return False
-        sibling = proof[start : start + HASH_BYTES]
-        if at & 1 or at == last:
-            node = sha256(b"\1" + sibling + node).digest()
-            while not at & 1 and at:
-                at, last = at >> 1, last >> 1
-        else:
-            node = sha256(b"\1" + node + sibling).digest()
-        at, last = at >> 1, last >> 1
-    return last == 0 and node == root
+        known, level, at, last, start, node = self._known, 0, index, self._last, 0, leaf
+        walked = []
+        while (there := known.get((level, at))) is None:
+            if at & 1 or at < last:  # Without a sibling it moves up unchanged.
+                sibling = proof[start : start + HASH_BYTES]
+                start += HASH_BYTES
+                walked.append((level, at, node, sibling, start))
+                node = sha256(b"\1" + (sibling + node if at & 1 else node + sibling)).digest()
+            level, at, last = level + 1, at >> 1, last >> 1
+        if there != (node, proof[start:]):
+            return False
+        for level, at, node, sibling, start in walked:
+            known[level, at] = node, proof[start - HASH_BYTES :]
+            known[level, at ^ 1] = sibling, node + proof[start:]
+        return True
 
 
 def _node(left: bytes, right: bytes) -> bytes:

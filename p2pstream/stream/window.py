@@ -14,7 +14,7 @@ import msgspec
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.stream.chunk import Chunk, piece_size
 from p2pstream.stream.head import Head, Part
-from p2pstream.stream.merkle import leaf_hash, proves
+from p2pstream.stream.merkle import Proven, leaf_hash
 
 HEADS_MAX = 64  # security/architecture.md 5.5: 13 s of chunks of 200 ms.
 BYTES_MAX = 64 * 1024 * 1024  # The same table.
@@ -27,34 +27,36 @@ class Piece(msgspec.Struct, frozen=True):
     proof: bytes
 
 
-class _Slot:
-    """A head and, by rendition: its pieces by index, and a bit mask of those that are not here."""
+class _Chunk:
+    """What is here of a chunk in one rendition: pieces by index, and which are missing, as bits."""
 
-    __slots__ = ("bytes", "head", "lack", "pieces")
+    __slots__ = ("bytes", "lack", "part", "pieces", "proven")
 
-    def __init__(self, head: Head) -> None:
-        self.head = head
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.pieces: dict[int, Piece] = {}
         self.bytes = 0
-        self.pieces: dict[int, dict[int, Piece]] = {}
-        self.lack = dict(head.all_pieces)
+        self.lack = (1 << part.pieces) - 1
+        self.proven = Proven(part.root, part.pieces)
 
 
 class Window:
     """Heads and pieces by `seq`, the oldest leaving first."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, _Slot] = {}
-        self._have: dict[int, dict[int, int]] = {}  # By rendition and seq: what is here, as bits.
+        self._heads: dict[int, Head] = {}
+        self._chunks: dict[int, dict[int, _Chunk]] = {}  # By rendition and seq.
+        self._have: dict[int, dict[int, int]] = {}  # Likewise: what is here, as bits.
         self.bytes = 0
         self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
         self._newest_key = -1
 
     def __contains__(self, seq: int) -> bool:
-        return seq in self._slots
+        return seq in self._heads
 
     def __iter__(self) -> Iterator[int]:
         """The seqs whose heads we have, in order."""
-        return iter(sorted(self._slots))
+        return iter(sorted(self._heads))
 
     @property
     def oldest_allowed(self) -> int:
@@ -62,25 +64,26 @@ class Window:
         return self.newest - HEADS_MAX + 1
 
     def head(self, seq: int) -> Head | None:
-        slot = self._slots.get(seq)
-        return slot.head if slot else None
+        return self._heads.get(seq)
 
     def add_head(self, head: Head) -> bool:
         """Keep a verified head; False when it is too old or already here.
 
         Raises `Misbehaviour` for a second head at one place.
         """
-        known = self._slots.get(head.seq)
+        seq, known = head.seq, self._heads.get(head.seq)
         if known is not None:
-            if known.head.hash != head.hash:
-                raise Misbehaviour(f"two heads for seq {head.seq}: the broadcaster forked")
+            if known.hash != head.hash:
+                raise Misbehaviour(f"two heads for seq {seq}: the broadcaster forked")
             return False
-        if head.seq < self.oldest_allowed:
+        if seq < self.oldest_allowed:
             return False
-        self._slots[head.seq] = _Slot(head)
-        self.newest = max(self.newest, head.seq)
+        self._heads[seq] = head
+        for part in head.parts:
+            self._chunks.setdefault(part.rendition, {})[seq] = _Chunk(part)
+        self.newest = max(self.newest, seq)
         if head.key:
-            self._newest_key = max(self._newest_key, head.seq)
+            self._newest_key = max(self._newest_key, seq)
         self._evict()
         return True
 
@@ -90,36 +93,33 @@ class Window:
         Raises `Misbehaviour` when it does not fit the head: the sender is guilty, since everybody
         checks before passing on. Raises `BadMessage` for a seq whose head we do not have.
         """
-        slot = self._slots.get(seq)
-        if slot is None:
+        chunk = self._chunk(seq, rendition)
+        if chunk is None and seq not in self._heads:
             raise BadMessage(f"piece of seq {seq}, whose head is not here")
-        part = slot.head.part(rendition)
-        if part is None or index >= part.pieces:
+        if chunk is None or index >= chunk.part.pieces:
             raise Misbehaviour("piece of a chunk that the head does not name")
-        pieces = slot.pieces.get(rendition)
-        if pieces is None:
-            pieces = slot.pieces[rendition] = {}
-        if index in pieces:
-            if pieces[index].data != data:
+        if not chunk.lack >> index & 1:
+            if chunk.pieces[index].data != data:
                 raise Misbehaviour(f"piece {seq}/{rendition}/{index} differs from the proven one")
             return False
-        if len(data) != piece_size(part.size, index) or not proves(
-            part.root, index, part.pieces, leaf_hash(data), proof
+        size = len(data)
+        if size != piece_size(chunk.part.size, index) or not chunk.proven.shows(
+            index, leaf_hash(data), proof
         ):
             raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
-        pieces[index] = Piece(data, proof)
+        chunk.pieces[index] = Piece(data, proof)
+        chunk.lack ^= 1 << index
         have = self._have.setdefault(rendition, {})
         have[seq] = have.get(seq, 0) | 1 << index
-        slot.lack[rendition] &= ~(1 << index)
-        slot.bytes += len(data)
-        self.bytes += len(data)
+        chunk.bytes += size
+        self.bytes += size
         if self.bytes > BYTES_MAX:
             self._evict()
         return True
 
     def piece(self, seq: int, rendition: int, index: int) -> Piece | None:
-        slot = self._slots.get(seq)
-        return slot.pieces.get(rendition, {}).get(index) if slot else None
+        chunk = self._chunk(seq, rendition)
+        return chunk.pieces.get(index) if chunk else None
 
     def have(self, seq: int, rendition: int) -> int:
         """The pieces we hold of a chunk, as a bit mask (bit i: piece i)."""
@@ -133,32 +133,29 @@ class Window:
 
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""
-        slot = self._slots.get(seq)
-        return slot.lack.get(rendition, 0) if slot else -1
+        chunk = self._chunk(seq, rendition)
+        return chunk.lack if chunk else 0 if seq in self._heads else -1
 
     def gaps(self, rendition: int, seqs: range) -> list[tuple[int, int]]:
         """Those of `seqs` of which anything is missing, with what `missing` says."""
-        slots = self._slots
+        heads, chunks = self._heads, self._chunks.get(rendition, {})
         return [
             (seq, lack)
             for seq in seqs
-            if (lack := slots[seq].lack.get(rendition, 0) if seq in slots else -1)
+            if (lack := chunks[seq].lack if seq in chunks else 0 if seq in heads else -1)
         ]
 
     def complete(self, seq: int, rendition: int) -> Part | None:
         """What the head says of a chunk, when every piece of it is here."""
-        slot = self._slots.get(seq)
-        if slot is None or slot.lack.get(rendition) != 0:
-            return None
-        return slot.head.part(rendition)
+        chunk = self._chunk(seq, rendition)
+        return chunk.part if chunk and not chunk.lack else None
 
     def chunk(self, seq: int, rendition: int) -> Chunk | None:
         """The whole chunk, when every piece of it is here."""
         part = self.complete(seq, rendition)
         if part is None:
             return None
-        slot = self._slots[seq]
-        head, pieces = slot.head, slot.pieces[rendition]
+        head, pieces = self._heads[seq], self._chunks[rendition][seq].pieces
         return Chunk(
             seq, rendition, part.init, head.pts, head.duration, head.captured_ms,
             head.key, head.discontinuity,
@@ -167,11 +164,16 @@ class Window:
 
     def newest_key(self) -> int:
         """The newest seq at which decoding can start; -1 when none is known."""
-        return self._newest_key if self._newest_key in self._slots else -1
+        return self._newest_key if self._newest_key in self._heads else -1
+
+    def _chunk(self, seq: int, rendition: int) -> _Chunk | None:
+        chunks = self._chunks.get(rendition)
+        return chunks.get(seq) if chunks else None
 
     def _evict(self) -> None:
-        while len(self._slots) > HEADS_MAX or self.bytes > BYTES_MAX:
-            seq = min(self._slots)
-            self.bytes -= self._slots.pop(seq).bytes
-            for have in self._have.values():
-                have.pop(seq, None)
+        while len(self._heads) > HEADS_MAX or self.bytes > BYTES_MAX:
+            seq = min(self._heads)
+            for part in self._heads.pop(seq).parts:
+                self.bytes -= self._chunks[part.rendition].pop(seq).bytes
+                if part.rendition in self._have:
+                    self._have[part.rendition].pop(seq, None)

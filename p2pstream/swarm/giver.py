@@ -13,7 +13,7 @@ import msgspec
 
 from p2pstream.core import Parcel, Send
 from p2pstream.identity import NodeId
-from p2pstream.stream.window import HEADS_MAX
+from p2pstream.stream.window import HEADS_MAX, Window
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
 from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, substream_of
@@ -38,17 +38,18 @@ PEERS_TOLD_MAX = 16  # In one message.
 class _Parcels:
     """A piece, without its head and with it: the same objects for all children, so packed once."""
 
-    __slots__ = ("_head", "_headed", "bare", "header", "size")
+    __slots__ = ("_headed", "bare", "header", "size")
 
-    def __init__(self, header: m.Piece, head: bytes, data: bytes) -> None:
+    def __init__(self, header: m.Piece, data: bytes) -> None:
         self.header, self.size = header, len(data)
         self.bare = Parcel(header, data)
-        self._head = head
         self._headed: Parcel | None = None
 
-    def headed(self) -> Parcel:
+    def headed(self, window: Window) -> Parcel:
         if self._headed is None:
-            header = msgspec.structs.replace(self.header, head=self._head)
+            head = window.head(self.header.seq)
+            assert head is not None, "its pieces are in the window"
+            header = msgspec.structs.replace(self.header, head=head.raw)
             self._headed = Parcel(header, self.bare.body)
         return self._headed
 
@@ -77,11 +78,12 @@ class Giver:
         besides: NodeId | None = None, now: float,
     ) -> None:  # fmt: skip
         """Push a new piece to the children of its feed. hops: how far we are for it."""
-        children = self.mesh.children.of(feed, seq)
+        children, partners = self.mesh.children.of(feed), self.mesh.partners
         parcels = self._parcels(seq, feed[0], index, hops) if children else None
-        for peer in children:
-            partner = self.mesh.partners.get(peer)
-            if parcels is not None and partner is not None and peer != besides:
+        if parcels is None:
+            return
+        for peer, since in children.items():
+            if since <= seq and peer != besides and (partner := partners.get(peer)) is not None:
                 self._push(partner, parcels, now)
 
     def note_change(self, seq: int, *, now: float) -> None:
@@ -220,7 +222,7 @@ class Giver:
         if seq in partner.knows or partner.holds_any(seq):
             parcel = parcels.bare
         else:
-            parcel = parcels.headed()
+            parcel = parcels.headed(mesh.window)
         partner.knows.add(seq)
         mesh.out.append(Send(partner.node, parcel, now + PIECE_LIFE_S))
         partner.account.given += parcels.size
@@ -233,15 +235,15 @@ class Giver:
         hops: how far we are for this piece; None: as far as for the newest of its feed.
         """
         mesh = self.mesh
-        piece, head = mesh.window.piece(seq, rendition, index), mesh.window.head(seq)
-        if piece is None or head is None:
+        piece = mesh.window.piece(seq, rendition, index)
+        if piece is None:
             return None
         if hops is None:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
         hops = min(hops, NO_HOPS - 1)
         header = m.Piece(mesh.stream, seq, rendition, index, hops, b"", piece.proof)
-        return _Parcels(header, head.raw, piece.data)
+        return _Parcels(header, piece.data)
 
     def _room(self, now: float) -> float:
         """Bytes that may be sent to those who ask: what is left of the budget, and would get there

@@ -7,7 +7,7 @@ loop is seen at once as a parent that brings nothing.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -18,6 +18,7 @@ from p2pstream.identity import NodeId
 from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role
 
 Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
+_NOBODY: Mapping[NodeId, int] = {}
 
 FORGIVEN = 0.25  # Of a miss, for each piece in time: a parent late with one in five is replaced.
 HOPS_MAX = 16  # A mesh of 10,000 peers with 4 children each is 7 deep; beyond it is a loop.
@@ -118,10 +119,9 @@ class Children:
             children.pop(peer, None)
         self._room.clear()
 
-    def of(self, feed: Feed, seq: int) -> list[NodeId]:
-        """Who is to be pushed what this feed brings of `seq`."""
-        children = self._since.get(feed)
-        return [peer for peer, since in children.items() if since <= seq] if children else []
+    def of(self, feed: Feed) -> Mapping[NodeId, int]:
+        """Who is to be pushed what this feed brings, and from which seq on."""
+        return self._since.get(feed, _NOBODY)
 
     def feeds_of(self, peer: NodeId) -> list[Feed]:
         return [feed for feed, children in self._since.items() if peer in children]

@@ -15,6 +15,7 @@ from p2pstream.identity import NodeId
 from p2pstream.net.doorman import Bans
 from p2pstream.playback.playout import Playout
 from p2pstream.stream import window
+from p2pstream.stream.merkle import Proven
 from p2pstream.swarm import partners
 from p2pstream.swarm.partners import Candidate, Candidates
 from p2pstream.swarm.protocol import Swarm
@@ -43,7 +44,7 @@ def test_a_healthy_build_passes_all() -> None:
 
 
 def test_verification_switched_off(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(window, "proves", lambda *_: True)
+    monkeypatch.setattr(Proven, "shows", lambda *_: True)
     told = watched_by(checkers.OnlyVerified(), *POLLUTED, phases=POLLUTED_PHASES)
     assert not told.passed
     assert "other bytes" in told.detail

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pstream.stream import merkle
 from p2pstream.stream.chunk import PIECES_MAX
-from p2pstream.stream.merkle import HASH_BYTES, PROOF_HASHES_MAX, Tree, leaf_hash, proves
+from p2pstream.stream.merkle import HASH_BYTES, PROOF_HASHES_MAX, Proven, Tree, leaf_hash
 from tests.suites import SUITES, needs
 
 VECTORS = SUITES / "merkle-rfc6962" / "testdata"
@@ -29,6 +30,11 @@ def recursive(leaves: list[bytes]) -> bytes:
         return sha256(b"\0" + leaves[0]).digest()
     split = 1 << (len(leaves) - 1).bit_length() - 1
     return sha256(b"\1" + recursive(leaves[:split]) + recursive(leaves[split:])).digest()
+
+
+def proves(root: bytes, index: int, size: int, leaf: bytes, proof: bytes) -> bool:
+    """Alone, as the first proof of a tree."""
+    return Proven(root, size).shows(index, leaf, proof)
 
 
 @needs("merkle-rfc6962")
@@ -86,6 +92,46 @@ def test_a_proof_with_anything_changed_proves_nothing(
         assert not proves(tree.root, index, size, leaf, bytes(wrong))
         assert not proves(tree.root, index, size, leaf, proof[:at] + proof[at + HASH_BYTES :])
         assert not proves(tree.root, index, size, leaf, proof[:at] + proof[at + 1 :])
+
+
+@given(leaves, st.data())
+def test_h08_what_was_shown_before_changes_no_answer(
+    data: list[bytes], dice: st.DataObject
+) -> None:
+    """In whatever order, with proofs of other leaves and of other trees in between."""
+    tree, size = Tree(data), len(data)
+    trees = [tree, Tree(dice.draw(leaves)), Tree([*data[1:], b"other"])]
+    proven = Proven(tree.root, size)
+    places = st.integers(0, size + 1)
+
+    for _ in range(dice.draw(st.integers(1, 60))):
+        index, of = dice.draw(places), dice.draw(places)
+        proof = dice.draw(st.sampled_from(trees)).proof(of)
+        if dice.draw(st.booleans()):
+            proof = dice.draw(st.sampled_from([proof[:-HASH_BYTES], proof + bytes(32), proof[1:]]))
+        leaf = leaf_hash(dice.draw(st.sampled_from([*data, b"lie"])))
+        assert proven.shows(index, leaf, proof) == proves(tree.root, index, size, leaf, proof)
+
+    for index, leaf in enumerate(data):
+        assert proven.shows(index, leaf_hash(leaf), tree.proof(index))
+    assert len(proven._known) < 2 * size + 1, "no more than the tree has nodes"
+
+
+def test_leaves_in_order_take_one_hash_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [bytes([n]) for n in range(PIECES_MAX)]
+    tree = Tree(data)
+    proven = Proven(tree.root, PIECES_MAX)
+    made: list[bytes] = []
+
+    def counting(data: bytes) -> object:
+        made.append(data)
+        return sha256(data)
+
+    proofs = [(leaf_hash(leaf), tree.proof(n)) for n, leaf in enumerate(data)]
+    monkeypatch.setattr(merkle, "sha256", counting)
+
+    assert all(proven.shows(n, *proof) for n, proof in enumerate(proofs))
+    assert len(made) < PIECES_MAX
 
 
 def test_an_inner_node_is_no_leaf() -> None:
