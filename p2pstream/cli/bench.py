@@ -28,7 +28,7 @@ RELAY_BYTES = 2 * MB  # In one turn: it takes 0.1 s, or half a second of the sto
 RELAY_TURNS = 24
 STOCK_SHARE = 3  # The stock one gets so much less to do, or it would take most of the time.
 LIVE_BITS_PER_S = 6e6
-LIVE_S = 4.0
+LIVE_S, LIVE_TURNS = 2.0, 2
 LINK_S = 8.0  # Of virtual time.
 GOODPUT_BITS_PER_S = 30e6  # Half as much again as the virtual link carries.
 LOSSES = (0.0, 0.005, 0.02, 0.05)
@@ -232,47 +232,53 @@ def torrent(**setup: Any) -> Costs:
 
 
 def relay3(figures: Figures) -> None:
-    """Megabytes in per CPU second of a relay that feeds three, as fast as it goes.
-
-    They take turns, there and back: a machine that others use too slows down and speeds up again
-    within seconds. The first turn opens windows and fills stores, and does not count.
-    """
+    """Megabytes in per CPU second of a relay that feeds three, as fast as it goes."""
+    share = {"fast": 1, "stock": STOCK_SHARE, "whole": 1}
     with ExitStack() as stack:
         relays = {
-            name: stack.enter_context(one) for name, one in (
-                ("fast", relay(3, "fast", bytes=RELAY_BYTES)),
-                ("stock", relay(3, "stock", bytes=RELAY_BYTES // STOCK_SHARE)),
-                ("whole", relay(3, "fast", bytes=RELAY_BYTES, whole=True)),
-            )
-        }  # fmt: skip
-        costs: dict[str, list[Cost]] = defaultdict(list)
-        for turn in range(1 + RELAY_TURNS):
-            for name in relays if turn % 2 else reversed(relays):
-                costs[name].append(relays[name]())
-    for name, cost in costs.items():
-        figures[f"relay3_{name}"].append(_speed(_sum(cost[1:])))
+            name: stack.enter_context(relay(3, name, bytes=RELAY_BYTES // share[name]))
+            for name in share
+        }
+        for name, cost in in_turns(relays, RELAY_TURNS).items():
+            figures[f"relay3_{name}"].append(_speed(cost))
 
 
 def live(figures: Figures) -> None:
     """The share of a core that passing on at the rate of a stream takes."""
     rate = {"bits_per_s": LIVE_BITS_PER_S, "seconds": LIVE_S}
-    for name, engine in (("fast", "fast"), ("stock", "stock"), ("whole", "fast")):
-        for count in (3, 8):
-            with relay(count, engine, whole=name == "whole", **rate) as pass_on:
-                cost = pass_on()
-            # By what came through, not by the clock: who falls behind must not look cheap.
-            media_s = cost["bytes"] * 8 / LIVE_BITS_PER_S
-            figures[f"live{count}_cpu_{name}"].append(cost["cpu_s"] / media_s)
+    for count in (3, 8):
+        with ExitStack() as stack:
+            relays = {
+                name: stack.enter_context(relay(count, name, **rate))
+                for name in ("fast", "stock", "whole")
+            }
+            for name, cost in in_turns(relays, LIVE_TURNS).items():
+                # By what came through, not by the clock: who falls behind must not look cheap.
+                media_s = cost["bytes"] * 8 / LIVE_BITS_PER_S
+                figures[f"live{count}_cpu_{name}"].append(cost["cpu_s"] / media_s)
+
+
+def in_turns(relays: dict[str, Callable[[], Cost]], turns: int) -> dict[str, Cost]:
+    """What each costs in so many turns.
+
+    They take turns, there and back: a machine that others use too slows down and speeds up again
+    within seconds. The first turn opens windows and fills stores, and does not count.
+    """
+    costs: dict[str, list[Cost]] = defaultdict(list)
+    for turn in range(1 + turns):
+        for name in relays if turn % 2 else reversed(relays):
+            costs[name].append(relays[name]())
+    return {name: _sum(cost[1:]) for name, cost in costs.items()}
 
 
 @contextmanager
-def relay(
-    count: int, engine: str, *, whole: bool = False, **rate: float
-) -> Iterator[Callable[[], Cost]]:
+def relay(count: int, kind: str, **rate: float) -> Iterator[Callable[[], Cost]]:
     """A relay to `count` peers. Call it to let something through, as often as you like: it returns
-    what that cost. `bytes`: those that all of them got. Raises `UserError`.
+    what that cost. kind: an engine alone, or "whole". `bytes`: those that all of them got. Raises
+    `UserError`.
     """
-    with process("relay", engine=engine, whole=whole) as middle:
+    whole = kind == "whole"
+    with process("relay", engine="fast" if whole else kind, whole=whole) as middle:
         peer = middle.hear()["peer"]
         with process("around", peer=peer, sinks=count, whole=whole, **rate) as ends:
             ends.hear()

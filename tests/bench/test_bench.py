@@ -69,7 +69,7 @@ def test_the_pieces_it_sends_are_real_ones() -> None:
 
 async def test_a_relay_between_processes() -> None:
     def twice() -> list[dict[str, float]]:
-        with command.relay(2, "fast", whole=True, bytes=1_000_000) as pass_on:
+        with command.relay(2, "whole", bytes=1_000_000) as pass_on:
             return [pass_on(), pass_on()]
 
     for cost in await trio.to_thread.run_sync(twice):
