@@ -147,7 +147,8 @@ class Window:
 
     def complete(self, seq: int, rendition: int) -> Part | None:
         """What the head says of a chunk, when every piece of it is here."""
-        chunk = self._chunk(seq, rendition)
+        chunks = self._chunks.get(rendition)  # Not `_chunk`: this is asked most often.
+        chunk = chunks.get(seq) if chunks else None
         return chunk.part if chunk and not chunk.lack else None
 
     def chunk(self, seq: int, rendition: int) -> Chunk | None:
