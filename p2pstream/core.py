@@ -21,7 +21,7 @@ from p2pstream.wire.codec import Message
 class Parcel(msgspec.Struct, frozen=True):
     """A message with a body too large for the control stream. Travels on a stream of its own.
 
-    A struct of msgspec, as `Send` is: these two are made for each piece and each child.
+    A struct of msgspec, as `Send` and `Push` are: these are made for each piece.
     """
 
     header: Message
@@ -62,6 +62,18 @@ class Send(msgspec.Struct, frozen=True):
     peer: NodeId
     message: Message | Parcel
     expires_at: float = inf
+
+
+class Push(msgspec.Struct, frozen=True):
+    """Carry `parcel` to each of `peers`: as a `Send` to one after another, for the price of one."""
+
+    peers: list[NodeId]
+    parcel: Parcel
+    expires_at: float = inf
+
+    def sends(self) -> list[Send]:
+        """The same, for those who look at each."""
+        return [Send(peer, self.parcel, self.expires_at) for peer in self.peers]
 
 
 @dataclass(frozen=True, slots=True)

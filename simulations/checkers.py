@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from p2pstream.core import Parcel, Send
+from p2pstream.core import Parcel
 from p2pstream.dht.protocol import LookupDone
 from p2pstream.identity import NodeId
 from p2pstream.net.doorman import BAN_S
@@ -65,7 +65,7 @@ class Checker:
     def effect(self, peer: Peer, effect: Any) -> None:
         """A core wanted something besides the network."""
 
-    def parcel(self, peer: Peer, send: Send) -> None:
+    def parcel(self, peer: Peer, parcel: Parcel) -> None:
         """A core sends a piece."""
 
     def arrived(self, peer: Peer, sender: NodeId, parcel: Parcel) -> None:
@@ -98,16 +98,15 @@ class OnlyVerified(Checker):
             if chunk.pieces != self.sim.studio.sent.get((chunk.seq, chunk.rendition)):
                 self.complain(peer, f"played other bytes for seq {chunk.seq}")
 
-    def parcel(self, peer: Peer, send: Send) -> None:
+    def parcel(self, peer: Peer, parcel: Parcel) -> None:
         # What its core sends; a polluter's bytes are changed after this.
-        assert isinstance(send.message, Parcel)
-        header: Any = send.message.header
+        header: Any = parcel.header
         pieces = self.sim.studio.sent.get((header.seq, header.rendition))
         if pieces is None or header.index >= len(pieces):
             self.complain(peer, f"sent a piece of seq {header.seq} that nobody made")
             return
         made = pieces[header.index]
-        if send.message.body is not made and send.message.body != made:
+        if parcel.body is not made and parcel.body != made:
             self.complain(peer, f"sent other bytes for seq {header.seq}")
 
 

@@ -20,7 +20,7 @@ import trio
 from p2pstream.bench.others import OTHERS
 from p2pstream.bench.pieces import STREAM, epoch, first_head, per_chunk, pieces
 from p2pstream.bench.telling import HOST, LINK_S, Setup, cost, line, say, since
-from p2pstream.core import Dial, Happening, LinkUp, Parcel, Send
+from p2pstream.core import Dial, Happening, LinkUp, Parcel, Push, Send
 from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.identity import NodeId, NodeKey, secret_bytes
 from p2pstream.net.carrier import DIAL_S, QuicCarrier
@@ -217,9 +217,8 @@ class _Peer:
                 if self.got >= self.goal:
                     self._news.set()
                 if self.passes_on:
-                    for other in self.linked:
-                        if other != peer:
-                            self.carrier.perform(Send(other, happening))
+                    others = [other for other in self.linked if other != peer]
+                    self.carrier.perform(Push(others, happening))
             case LinkUp():
                 self.linked.append(peer)
                 self._news.set()

@@ -17,7 +17,7 @@ from math import inf
 
 import trio
 
-from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Send
+from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Parcel, Push, Send
 from p2pstream.errors import Misbehaviour, PeerError
 from p2pstream.identity import Address, NodeId, NodeKey
 from p2pstream.net.doorman import Bans
@@ -129,20 +129,27 @@ class QuicCarrier:
         """Where the socket is bound, once `run` has started."""
         return self._endpoint.address
 
-    def perform(self, effect: Send | Dial | Hangup) -> None:
+    def perform(self, effect: Send | Push | Dial | Hangup) -> None:
         """Do what a core wants. Never blocks."""
         match effect:
+            case Push():
+                parcel, expires_at = effect.parcel, effect.expires_at
+                for peer in effect.peers:
+                    self._send(peer, parcel, expires_at)
             case Send():
-                link = self._links.get(effect.peer)
-                if link is None:
-                    self.counters.unlinked += 1
-                    return
-                link.send(effect.message, expires_at=effect.expires_at)
-                self._endpoint.touch(link)
+                self._send(effect.peer, effect.message, effect.expires_at)
             case Dial():
                 self._dial(effect)
             case Hangup():
                 self._hang_up(effect)
+
+    def _send(self, peer: NodeId, message: Message | Parcel, expires_at: float) -> None:
+        link = self._links.get(peer)
+        if link is None:
+            self.counters.unlinked += 1
+            return
+        link.send(message, expires_at=expires_at)
+        self._endpoint.touch(link)
 
     def backlog(self, peer: NodeId) -> int:
         """Bytes accepted for `peer` that have not left yet; 0 without a link."""

@@ -16,7 +16,7 @@ from time import time  # noqa: TID251  # Hands read the clock.
 import trio
 
 from p2pstream import __version__
-from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Note, Parcel, Send
+from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Note, Parcel, Push, Send
 from p2pstream.dht import protocol as dht
 from p2pstream.dht.addresses import is_private, may_dial
 from p2pstream.dht.messages import DHT_MESSAGES
@@ -147,7 +147,7 @@ class Node:
 
         def perform(effect: object) -> None:
             match effect:
-                case Send() | Dial() | Hangup():
+                case Push() | Send() | Dial() | Hangup():
                     self._perform(effect)
                 case Note():
                     self._note(effect)
@@ -246,7 +246,7 @@ class Node:
         for driver in list(self._swarms.values()):
             driver.tell(peer, happening)
 
-    def _perform(self, effect: Send | Dial | Hangup) -> None:
+    def _perform(self, effect: Send | Push | Dial | Hangup) -> None:
         """All that a swarm or the DHT does; the liars of tests and simulations twist it here."""
         if isinstance(effect, Dial):
             effect = Dial(effect.peer, tuple(a for a in effect.addresses if self._may_dial(a)))

@@ -6,12 +6,13 @@ queue grows; pulls are answered within the upload budget.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
 import msgspec
 
-from p2pstream.core import Parcel, Send
+from p2pstream.core import Parcel, Push, Send
 from p2pstream.identity import NodeId
 from p2pstream.stream.window import HEADS_MAX, Window
 from p2pstream.swarm import messages as m
@@ -82,9 +83,8 @@ class Giver:
         parcels = self._parcels(seq, feed[0], index, hops) if children else None
         if parcels is None:
             return
-        for peer, since in children.items():
-            if since <= seq and peer != besides and (partner := partners.get(peer)) is not None:
-                self._push(partner, parcels, now)
+        new = [p for p, since in children.items() if since <= seq and p != besides]
+        self._push(filter(None, map(partners.get, new)), parcels, now)
 
     def note_change(self, seq: int, *, now: float) -> None:
         """We hold more of `seq` than before: tell the partners, one after another."""
@@ -154,7 +154,8 @@ class Giver:
                 left, room = left - 1, room - parcels.size
                 if want.heads:
                     partner.knows.discard(seq)
-                self._send_piece(partner, parcels, now)
+                parcel = self._given(partner, parcels)
+                self.mesh.out.append(Send(partner.node, parcel, now + PIECE_LIFE_S))
             if lack:
                 lacking.append((seq, pack_mask(lack)))
         if lacking:
@@ -180,7 +181,7 @@ class Giver:
                 if seq >= message.since and added >> substream_of(seq, index) & 1:
                     parcels = self._parcels(seq, rendition, index, None)
                     assert parcels is not None, "it is in the window"
-                    self._push(partner, parcels, now)
+                    self._push((partner,), parcels, now)
 
     def adapt(self, *, now: float) -> None:
         """Carry as many feeds as the uplink can: once a second one less, or slowly more again.
@@ -207,27 +208,36 @@ class Giver:
         feeds = [feed for rendition in mesh.renditions() for feed in feeds_of(rendition)]
         mesh.children.keep(feeds, {feed for feed in feeds if mesh.hops(feed) <= 1})
 
-    def _push(self, partner: Partner, parcels: _Parcels, now: float) -> None:
-        piece = parcels.header
-        if partner.holds(piece.rendition, piece.seq) >> piece.index & 1:
-            return
-        backlog = self.mesh.roads.backlog(partner.node)
-        if backlog > BACKLOG_MIN and backlog > self.mesh.rate * BACKLOG_S:
-            self.mesh.counters.pushes_dropped += 1
-            return
-        self._send_piece(partner, parcels, now)
+    def _push(self, partners: Iterable[Partner], parcels: _Parcels, now: float) -> None:
+        """Send a piece to those who lack it and can keep up."""
+        mesh, piece = self.mesh, parcels.header
+        seq, rendition, index = piece.seq, piece.rendition, piece.index
+        most = max(BACKLOG_MIN, mesh.rate * BACKLOG_S)
+        pushes: list[Push] = []
+        for partner in partners:
+            heard = partner.heard.get(rendition)
+            if heard is not None and heard.masks.get(seq, 0) >> index & 1:
+                continue
+            if mesh.roads.backlog(partner.node) > most:
+                mesh.counters.pushes_dropped += 1
+                continue
+            parcel = self._given(partner, parcels)
+            if pushes and pushes[-1].parcel is parcel:
+                pushes[-1].peers.append(partner.node)
+            else:
+                pushes.append(Push([partner.node], parcel, now + PIECE_LIFE_S))
+        mesh.out += pushes
 
-    def _send_piece(self, partner: Partner, parcels: _Parcels, now: float) -> None:
-        mesh, seq = self.mesh, parcels.header.seq
-        if seq in partner.knows or partner.holds_any(seq):
-            parcel = parcels.bare
-        else:
-            parcel = parcels.headed(mesh.window)
+    def _given(self, partner: Partner, parcels: _Parcels) -> Parcel:
+        """What to send: with the head to whoever may lack it. Counts it as sent."""
+        mesh, seq, size = self.mesh, parcels.header.seq, parcels.size
+        partner.account.given += size
+        mesh.counters.given += size
+        self._budget -= size
+        if seq in partner.knows:
+            return parcels.bare
         partner.knows.add(seq)
-        mesh.out.append(Send(partner.node, parcel, now + PIECE_LIFE_S))
-        partner.account.given += parcels.size
-        mesh.counters.given += parcels.size
-        self._budget -= parcels.size
+        return parcels.bare if partner.holds_any(seq) else parcels.headed(mesh.window)
 
     def _parcels(self, seq: int, rendition: int, index: int, hops: int | None) -> _Parcels | None:
         """A piece as it is sent; None if we do not hold it.

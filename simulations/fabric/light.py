@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Note, Parcel, Send
+from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Note, Parcel, Push, Send
 from p2pstream.dht import protocol as dht
 from p2pstream.dht.addresses import is_private, may_dial
 from p2pstream.dht.protocol import Dht
@@ -249,9 +249,15 @@ class Light(Peer):
 
     def _perform_swarm(self, effect: Any) -> None:
         kind = type(effect)
-        if kind is Send:
+        if kind is Push:
+            self.watchers.parcel(self, effect.parcel)
+            for send in effect.sends() if self.twist is not None else ():
+                self._say(send)
+            for peer in effect.peers if self.twist is None else ():
+                self.carrier.send(peer, effect.parcel, effect.expires_at)
+        elif kind is Send:
             if type(effect.message) is Parcel:
-                self.watchers.parcel(self, effect)
+                self.watchers.parcel(self, effect.message)
             if self.twist is None:
                 self.carrier.send(effect.peer, effect.message, effect.expires_at)
             else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from p2pstream.core import Dial, Hangup, Happening, LinkDown, Parcel, Send
+from p2pstream.core import Dial, Hangup, Happening, LinkDown, Parcel, Push, Send
 from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.dht.protocol import LookupDone
 from p2pstream.errors import Misbehaviour, PeerError
@@ -184,9 +184,13 @@ class WatchedNode(Node):
     def _ban(self, peer: NodeId) -> None:
         self._peer.carrier.bans.add(peer, now=trio.current_time())
 
-    def _perform(self, effect: Send | Dial | Hangup) -> None:
+    def _perform(self, effect: Send | Push | Dial | Hangup) -> None:
         peer = self._peer
         match effect:
+            case Push():
+                for send in effect.sends():
+                    self._send(send)
+                return
             case Send():
                 self._send(effect)
                 return
@@ -202,7 +206,7 @@ class WatchedNode(Node):
             peer.dht_dropped += 1
             return
         if type(effect.message) is Parcel:
-            peer.watchers.parcel(peer, effect)
+            peer.watchers.parcel(peer, effect.message)
         sent = effect if peer.twist is None else peer.twist(effect)
         peer.twisted += sent is not effect
         if sent is not None:

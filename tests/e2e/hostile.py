@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from p2pstream.access import Ticket, parse_ticket
-from p2pstream.core import Dial, Hangup, Happening, LinkDown, Parcel, Send
+from p2pstream.core import Dial, Hangup, Happening, LinkDown, Parcel, Push, Send
 from p2pstream.identity import NodeId, NodeKey, StreamKey, secret_bytes
 from p2pstream.net.doorman import Bucket
 from p2pstream.node.node import Node
@@ -107,7 +107,11 @@ class Liar(Node):
         header = m.Piece(self.mesh.stream, head.seq, part.rendition, 0, 0, raw, proof)
         return Parcel(header, pieces_of(data)[0])
 
-    def _perform(self, effect: Send | Dial | Hangup) -> None:
+    def _perform(self, effect: Send | Push | Dial | Hangup) -> None:
+        if isinstance(effect, Push):
+            for send in effect.sends():
+                self._perform(send)
+            return
         if isinstance(effect, Send) and self._is_victim(effect.peer):
             message = self.twist(effect.peer, effect.message)
             if message is None:

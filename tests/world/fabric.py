@@ -10,12 +10,12 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from math import inf
 from random import Random
 from typing import Any
 
-from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Parcel, Send
+from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Parcel, Push, Send
 from p2pstream.errors import Misbehaviour, PeerError
 from p2pstream.identity import Address, NodeId, NodeKey
 from p2pstream.wire.codec import Codec, Message
@@ -75,7 +75,8 @@ class Host:
         self.act()
 
     def act(self) -> None:
-        for effect in self.core.effects():
+        effects = (e.sends() if isinstance(e, Push) else [e] for e in self.core.effects())
+        for effect in chain.from_iterable(effects):
             self.effects.append(effect)
             match effect:
                 case Send():
