@@ -362,16 +362,21 @@ class Engine(QuicConnection):
         super()._handle_ack_frame(context, frame_type, buf)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        # Credit is what the application has taken plus a fixed window; stock aioquic doubles it
-        # for whoever uses half of it, without end.
+        self._raise_credit()
         limit = self._local_max_data
-        if self._credit_is_due:
-            limit.value = limit.used - self._held_bytes() + CONNECTION_WINDOW_BYTES
         used, limit.used = limit.used, 0  # Nothing used: nothing to double.
         try:
             super()._write_connection_limits(builder, space)
         finally:
             limit.used = used
+
+    def _raise_credit(self) -> None:
+        """Credit is what the application has taken plus a fixed window; stock aioquic doubles it
+        for whoever uses half of it, without end.
+        """
+        limit = self._local_max_data
+        if self._credit_is_due:
+            limit.value = limit.used - self._held_bytes() + CONNECTION_WINDOW_BYTES
 
     @property
     def _credit_is_due(self) -> bool:

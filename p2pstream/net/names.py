@@ -118,6 +118,7 @@ FAST: Names = {
         "_local_ack_delay_exponent",
         "_loss_at",
         "_on_ack_delivery",
+        "_on_connection_limit_delivery",
         "_on_ping_delivery",
         "_pacing_at",
         "_payload_received",
@@ -130,6 +131,7 @@ FAST: Names = {
         "_spin_highest_pn",
         "_streams_blocked_pending",
     ),
+    "limit": ("frame_type",),
     "path": ("bytes_sent", "remote_challenges"),
     "recovery": (
         "_rtt_first_sample_time",

@@ -143,12 +143,8 @@ class ShortEngine(Engine):
 
     def _needs_stock(self) -> bool:
         """Whether there is something to send that only aioquic can: then it sends all there is."""
-        streams, data = self._local_max_streams_uni, self._local_max_data
         return bool(
-            data.value != data.sent
-            or self._credit_is_due
-            or streams.sent - streams.used < streams.value - streams.sent
-            or any(map(_is_odd, self._streams_queue))
+            any(map(_is_odd, self._streams_queue))
             or self._handshake_done_pending
             or self._retire_connection_ids
             or self._streams_blocked_pending
@@ -165,16 +161,28 @@ class ShortEngine(Engine):
         ack_at, stream = self._space.ack_at, self._streams.get(CONTROL_STREAM)
         return bool(
             self._probe_pending
+            or self._owes_credit
             or self._ping_pending
             or (ack_at is not None and ack_at <= now)
             or (stream is not None and not stream.sender.buffer_is_empty)
         )
 
+    @property
+    def _owes_credit(self) -> bool:
+        """Whether the peer is to be told that it may send more."""
+        streams, data = self._local_max_streams_uni, self._local_max_data
+        return bool(
+            data.value != data.sent
+            or streams.sent - streams.used < streams.value - streams.sent
+            or self._credit_is_due
+        )
+
     def _send_small(self, now: float) -> list[Train]:
-        """A packet of an ACK, a PING and words for the control stream, if one of these is due."""
+        """A packet of an ACK, a PING, credit and words for the control stream, if any is due."""
         space, stream = self._space, self._streams.get(CONTROL_STREAM)
         talks = stream is not None and not (stream.sender.buffer_is_empty or stream.is_blocked)
-        says = bool((talks or self._ping_pending) and self._allowance(now))
+        asked = talks or self._ping_pending or self._owes_credit
+        says = bool(asked and self._allowance(now))
         if not says and (space.ack_at is None or space.ack_at > now):
             return []
         frames: list[bytes] = []
@@ -200,12 +208,16 @@ class ShortEngine(Engine):
         return ack_frame(list(space.ack_queue), delay >> self._local_ack_delay_exponent)
 
     def _say(self, frames: list[bytes], handlers: list[Handler], stream: QuicStream | None) -> bool:
-        """Add a PING that was asked for, and what `stream` has to send; whether that is any."""
+        """Add a PING that was asked for, credit, and what `stream` has to send; whether that is
+        any.
+        """
         before = len(handlers)
         if self._ping_pending:
             frames.append(_PING)
             handlers.append((self._on_ping_delivery, (tuple(self._ping_pending),)))
             self._ping_pending.clear()
+        if self._owes_credit:
+            self._grant(frames, handlers)
         if stream is not None:
             sender = stream.sender
             used = sender.highest_offset
@@ -224,6 +236,15 @@ class ShortEngine(Engine):
                 span = start, start + len(data), frame.fin
                 handlers.append((sender.on_data_delivery, span))
         return len(handlers) > before
+
+    def _grant(self, frames: list[bytes], handlers: list[Handler]) -> None:
+        """Tell the peer how much it may send, and how many parcels (RFC 9000 19.9, 19.11)."""
+        self._raise_credit()
+        for limit in (self._local_max_data, self._local_max_streams_uni):
+            if limit.value != limit.sent:
+                limit.sent = limit.value
+                frames.append(BYTE[limit.frame_type] + varint(limit.value))
+                handlers.append((self._on_connection_limit_delivery, (limit,)))
 
     def _send_frames(
         self, frames: list[bytes], handlers: list[Handler], now: float, *, bare: bool
