@@ -98,6 +98,10 @@ class Lenient(FastEngine):
         limit = self._local_max_data
         return limit.used * 2 > limit.value
 
+    def _raise_credit(self) -> None:
+        if self._credit_is_due:
+            self._local_max_data.value *= 2
+
     def _probe_path(self, now: float) -> list[tuple[bytes, Any]]:
         del now
         return []
