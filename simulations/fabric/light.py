@@ -250,11 +250,7 @@ class Light(Peer):
     def _perform_swarm(self, effect: Any) -> None:
         kind = type(effect)
         if kind is Push:
-            self.watchers.parcel(self, effect.parcel)
-            for send in effect.sends() if self.twist is not None else ():
-                self._say(send)
-            for peer in effect.peers if self.twist is None else ():
-                self.carrier.send(peer, effect.parcel, effect.expires_at)
+            self._push(effect)
         elif kind is Send:
             if type(effect.message) is Parcel:
                 self.watchers.parcel(self, effect.message)
@@ -268,6 +264,15 @@ class Light(Peer):
             self.notes.append(effect)
         else:
             self.watchers.effect(self, effect)
+
+    def _push(self, effect: Push) -> None:
+        self.watchers.parcel(self, effect.parcel)
+        if self.twist is None:
+            for peer in effect.peers:
+                self.carrier.send(peer, effect.parcel, effect.expires_at)
+            return
+        for send in effect.sends():
+            self._say(send)
 
     def _say(self, effect: Send) -> None:
         if self.twist is not None:
