@@ -43,7 +43,7 @@ from p2pstream.net.protection import (
     whole_numbers,
 )
 from p2pstream.net.short import PHASE_SHIFT, SHORT, SPIN, ShortEngine
-from p2pstream.net.udp import Datagram, Train, joined
+from p2pstream.net.udp import TRAIN_BYTES_MAX, TRAIN_MAX, Datagram, Train, joined
 
 _log = logging.getLogger("p2pstream.net")
 
@@ -168,7 +168,8 @@ class FastEngine(ShortEngine):
         room = self._max_datagram_size - len(header) - NUMBER_BYTES - TAG_BYTES
         self._leave_one_out()
         first = self._packet_number
-        most = min(most, NUMBERS - first % NUMBERS)
+        train = min(TRAIN_MAX, TRAIN_BYTES_MAX // self._max_datagram_size)
+        most = min(most, train, NUMBERS - first % NUMBERS)
         payloads, contents, places = outbox.cut(most, room)
         if not payloads:
             return []

@@ -276,12 +276,11 @@ class ShortEngine(Engine):
         return BYTE[first] + self._peer_cid.cid, pair.send
 
     def _allowance(self, now: float) -> int:
-        """How many packets of parcels may leave now: congestion window, pacing, one train."""
+        """How many packets of parcels may leave now: congestion window and pacing."""
         control, pacer = self._loss._cc, self._loss._pacer
-        most = (control.congestion_window - control.bytes_in_flight) // self._max_datagram_size
-        train = min(TRAIN_MAX, TRAIN_BYTES_MAX // self._max_datagram_size)
+        most: int = (control.congestion_window - control.bytes_in_flight) // self._max_datagram_size
         if self._probe_pending:
-            return max(1, min(most, train))  # RFC 9002 7.5: probes may exceed the window.
+            return max(1, most)  # RFC 9002 7.5: probes may exceed the window.
         if control.bytes_in_flight <= 0:
             most = max(1, most)  # However long datagrams have become.
         if most > 0 and pacer.packet_time is not None:
@@ -290,7 +289,7 @@ class ShortEngine(Engine):
                 self._pacing_at = now + max(pacer.packet_time, PACING_S)
                 return 0
             most = min(most, int(pacer.bucket_time / pacer.packet_time) + 1)
-        return max(0, min(most, train))
+        return max(0, most)
 
     def _note_sent(self, count: int, total: int, now: float) -> None:
         """What aioquic does after each packet, once for a train of `total` bytes."""
