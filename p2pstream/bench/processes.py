@@ -39,6 +39,8 @@ from p2pstream.wire.codec import Message
 # Under way from a source: enough for the window of a local link, and less than what makes a swarm
 # send a child away (`giver.OVERLOAD_S`).
 UNDER_WAY_BYTES = 192 * 1024
+# Waiting in a carrier that sends all it can: what it sends in several ticks, or it would idle.
+WAITING_BYTES = 1 << 20
 STALL_S = 5.0  # What has not come by then never will (`giver.PIECE_LIFE_S`): what came counts.
 TICK_S = 2e-3
 ALL = (1 << SUBSTREAMS) - 1
@@ -71,7 +73,8 @@ async def send(setup: Setup) -> None:
         await source.dial(setup.peer)
         began = cost()
         stream = _Stream(source, setup)
-        say(since(began, await stream.go_on(lambda: stream.sent - source.backlog)))
+        gone = await stream.go_on(lambda: stream.sent - source.backlog, most=WAITING_BYTES)
+        say(since(began, gone))
         await line()
         nursery.cancel_scope.cancel()
 
@@ -130,9 +133,9 @@ class _Stream:
         self._source, self._setup = source, setup
         self._piece, self._chunk_bytes = pieces(setup), per_chunk(setup) * PIECE_BYTES
 
-    async def go_on(self, arrived: Callable[[], int]) -> int:
-        """Send what is due while no more than `UNDER_WAY_BYTES` are under way; returns the bytes
-        that came of it. arrived: how many have, so far.
+    async def go_on(self, arrived: Callable[[], int], most: int = UNDER_WAY_BYTES) -> int:
+        """Send what is due while no more than `most` bytes are under way; returns the bytes that
+        came of it. arrived: how many have, so far.
 
         At the rate of a stream a chunk is due at once, as a broadcaster signs it. Of so many bytes
         all are signed first: signing is no work of the relay's, and would disturb it, for both
@@ -153,7 +156,7 @@ class _Stream:
             over = now - start_at >= setup.seconds or (setup.bytes and sent >= setup.bytes)
             if (over and came >= sent) or now - moved_at > STALL_S:
                 return came
-            room = 0 if over else min(due - sent, UNDER_WAY_BYTES - (sent - came))
+            room = 0 if over else min(due - sent, most - (sent - came))
             while room > 0:
                 number = self.sent // PIECE_BYTES
                 self._source.give(signed.popleft() if signed else self._piece(number))

@@ -35,7 +35,7 @@ from p2pstream.net.frames import (
 )
 from p2pstream.net.protection import NUMBER_BYTES, PAYLOAD_BYTES_MIN, TAG_BYTES, seal_one
 from p2pstream.net.recovery import PACING_S, FastRecovery, Ranges, Sum
-from p2pstream.net.udp import TRAIN_BYTES_MAX, TRAIN_MAX, Train
+from p2pstream.net.udp import Train
 
 ONE_RTT = Epoch.ONE_RTT
 SHORT = 0x40  # RFC 9000 17.3: the fixed bit; then spin, two reserved, key phase, length of number.
