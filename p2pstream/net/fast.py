@@ -168,8 +168,8 @@ class FastEngine(ShortEngine):
         room = self._max_datagram_size - len(header) - NUMBER_BYTES - TAG_BYTES
         self._leave_one_out()
         first = self._packet_number
-        train = min(TRAIN_MAX, TRAIN_BYTES_MAX // self._max_datagram_size)
-        most = min(most, train, NUMBERS - first % NUMBERS)
+        longest = min(TRAIN_MAX, TRAIN_BYTES_MAX // self._max_datagram_size)
+        most = min(most, longest, NUMBERS - first % NUMBERS)
         payloads, contents, places = outbox.cut(most, room)
         if not payloads:
             return []
