@@ -14,9 +14,8 @@ STREAMS = ~(OFFSET | LENGTH | FIN)  # What all types of STREAM frames have in co
 ACK_RANGES_MAX = 32  # Of one ACK; 8 bytes each at most.
 
 BYTE = [bytes((value,)) for value in range(256)]
-# The two bytes of each number that has two (RFC 9000 16), by the number.
-_HIGHS = bytes(0x40 | value >> 8 for value in range(0x4000))
-_LOWS = bytes(range(256)) * 0x40
+# The two bytes of each number that has at most two (RFC 9000 16), by the number.
+_TWO_BYTES = [(0x4000 | value).to_bytes(2) for value in range(0x4000)]
 
 
 def varint(value: int) -> bytes:
@@ -24,7 +23,7 @@ def varint(value: int) -> bytes:
     if value < 0x40:
         return BYTE[value]
     if value < 0x4000:
-        return (value | 0x4000).to_bytes(2)
+        return _TWO_BYTES[value]
     if value < 0x4000_0000:
         return (value | 0x8000_0000).to_bytes(4)
     return (value | 0xC000_0000_0000_0000).to_bytes(8)
@@ -42,22 +41,16 @@ def pull(data: bytes, at: int) -> tuple[int, int]:
     return value & (1 << 8 * width - 2) - 1, at + width
 
 
-def stream_heads(lead: bytes, start: int, step: int, count: int) -> Sequence[bytes]:
+def stream_heads(lead: bytes, start: int, step: int, count: int) -> list[bytes]:
     """What STREAM frames in a row begin with, `count` at most: offsets of two bytes, from 0x40."""
-    taken = slice(start, start + step * count, step)
-    highs, size = _HIGHS[taken], len(lead) + 2
-    count = len(highs)
-    out = bytearray(lead + b"\x00\x00") * count
-    out[size - 2 :: size] = highs
-    out[size - 1 :: size] = _LOWS[taken]
-    return cutter(0, size, 0, count)(out)
+    return [lead + offset for offset in _TWO_BYTES[start : start + step * count : step]]
 
 
 def stream_frame(stream: bytes, start: int, data: bytes, *, end: bool) -> bytes:
     """With a length, so that more may follow. stream: its id, as `varint` writes it."""
     kind = BYTE[STREAM | (OFFSET if start else 0) | LENGTH | end]
     offset = varint(start) if start else b""
-    return b"".join((kind, stream, offset, (len(data) | 0x4000).to_bytes(2), data))
+    return b"".join((kind, stream, offset, _TWO_BYTES[len(data)], data))
 
 
 def ack_frame(received: Sequence[range], delay: int) -> bytes:

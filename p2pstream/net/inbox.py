@@ -7,8 +7,6 @@ peer was given; what goes beyond raises `QuicConnectionError` with the code of R
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -155,14 +153,15 @@ class Inbox:
         step = len(payloads[0]) - skip
         if step <= 0 or len(stream.parts) > PARTS_MAX:
             return 0
-        heads = stream_heads(lead, due, step, len(payloads))
-        count = [*map(bytes.startswith, payloads, heads), False].index(False)
+        # Where a payload does not begin so, `removeprefix` leaves all of it.
+        parts = list(map(bytes.removeprefix, payloads, stream_heads(lead, due, step, len(payloads))))
+        count = [*map(len, parts), step + skip].index(step + skip)
         size = step * count
         due += size
         used = limit.used + size
         if due > self._window or used > limit.value:
             return 0  # `take` will find the one that goes beyond.
-        stream.parts += map(_after(skip), payloads[:count])
+        stream.parts += parts[:count]
         stream.next = stream.due = due
         limit.used = used
         return count
@@ -292,7 +291,3 @@ class Inbox:
         limit.used = max(limit.used, count)
         return self.open.get(stream_id)
 
-
-@cache
-def _after(skip: int) -> Callable[[bytes], bytes]:
-    return itemgetter(slice(skip, None))
