@@ -154,7 +154,9 @@ class Inbox:
         if step <= 0 or len(stream.parts) > PARTS_MAX:
             return 0
         # Where a payload does not begin so, `removeprefix` leaves all of it.
-        parts = list(map(bytes.removeprefix, payloads, stream_heads(lead, due, step, len(payloads))))
+        parts = list(
+            map(bytes.removeprefix, payloads, stream_heads(lead, due, step, len(payloads)))
+        )
         count = [*map(len, parts), step + skip].index(step + skip)
         size = step * count
         due += size
@@ -290,4 +292,3 @@ class Inbox:
             self._untold.append(stream)
         limit.used = max(limit.used, count)
         return self.open.get(stream_id)
-
