@@ -13,7 +13,7 @@ Row = tuple[str, dict[str, str]]
 COLOURS = {"fast": "#2f6fed", "whole": "#12a594", "stock": "#9aa5b4", "qh3": "#8e5bd9",
            "torrent": "#f2a33a"}  # fmt: skip
 NAMES = {"fast": "ours", "whole": "ours, the whole node", "stock": "stock aioquic", "qh3": "qh3",
-         "torrent": "libtorrent uTP"}  # fmt: skip
+         "torrent": "uTP (libtorrent)"}  # fmt: skip
 # What a figure is held against: the goals of the project, as factors or seconds.
 GOALS = (
     ("bulk_send_vs_stock", "sending, against stock aioquic", "x", 3.5, True),
