@@ -98,6 +98,15 @@ class Dht:
     wall: turns the core's time into Unix seconds. token_secret: 32 secret bytes.
     """
 
+    # Of more than 30 Python makes a dictionary, 1.6 kB each: a simulation has thousands.
+    __slots__ = (
+        "_all_askers", "_askers", "_candidates", "_candidates_at", "_config", "_effects",
+        "_idle_at", "_joined", "_leads", "_lookups", "_meetings", "_probe_at", "_provisions",
+        "_public", "_putters", "_queries", "_refresh_at", "_refreshed", "_rejoin_at",
+        "_rejoin_s", "_rng", "_sign", "_store", "_sweep_at", "_table", "_tasks", "_tokens",
+        "_trails", "_wall", "counters", "node", "serving",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,

@@ -93,6 +93,15 @@ class EpochSeen:
 class Swarm:
     """One node's part in the mesh around one stream."""
 
+    # Of more than 30 Python makes a dictionary, 1.6 kB each: a simulation has thousands.
+    __slots__ = (
+        "_dialling", "_epoch_at", "_forked_at", "_from_anybody", "_from_partner", "_giver",
+        "_gossip_at", "_joined", "_limbo", "_links", "_mark", "_noticed_at", "_parenting",
+        "_taker", "_told_end", "_upkeep_at", "candidates", "children", "counters", "ended",
+        "epoch", "first_chunk_at", "forked", "inits", "me", "mesh", "parents", "partners",
+        "role", "stream", "watch", "window",
+    )  # fmt: skip
+
     def __init__(
         self,
         stream: StreamId,

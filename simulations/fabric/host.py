@@ -109,7 +109,7 @@ class Watchers:
     convicted: Callable[[Peer, NodeId, str], None] = lambda *_: None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Peer:
     """A host that runs one node. number: its place in the world; name: for its dice."""
 

@@ -95,7 +95,7 @@ class Driver:
         self.poke()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Light(Peer):
     """The two cores of a node, over a light carrier."""
 

@@ -34,7 +34,7 @@ GOODBYE_S = 1e-3  # It is said in the same instant.
 _DHT = frozenset(DHT_MESSAGES)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Whole(Peer):
     """A host with a whole node. nursery: in which nodes live."""
 
