@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -68,8 +68,11 @@ class Udp:
         host, port, *_ = self._socket.getsockname()
         return host, port
 
-    async def receive(self, most: int) -> list[Train]:
-        """Wait for datagrams; what has arrived, about `most` of them, perhaps none."""
+    async def receive(self, most: int) -> Iterable[Train]:
+        """Wait for datagrams; what has arrived, about `most` of them, perhaps none.
+
+        Each train is read when it is asked for: what its reader does with it finds it in the cache.
+        """
         if self._kernel:
             await trio.lowlevel.wait_readable(self._kernel)
             return self._drain_kernel(self._kernel, most)
@@ -132,8 +135,7 @@ class Udp:
         sent = [self._send_one(data[at : at + size], address) for at in range(0, len(data), size)]
         return all(sent)
 
-    def _drain_kernel(self, kernel: socket.socket, most: int) -> list[Train]:
-        out: list[Train] = []
+    def _drain_kernel(self, kernel: socket.socket, most: int) -> Iterator[Train]:
         buffers = [self._buffer]
         count = 0
         while count < most:
@@ -145,9 +147,8 @@ class Udp:
                 count += 1  # An ICMP error about something sent earlier; reading it clears it.
                 continue
             segment = int.from_bytes(extras[0][2][:2], "little") if extras else size
-            out.append((bytes(self._view[:size]), min(segment, size), address[:2]))
             count += -(-size // segment) if segment else 1
-        return out
+            yield bytes(self._view[:size]), min(segment, size), address[:2]
 
 
 async def open_udp(host: str, port: int) -> Udp:
