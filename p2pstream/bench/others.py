@@ -39,6 +39,7 @@ QUEUE_BYTES = 256 * 1024  # What waits in qh3's connection; facts/quic.md 2b.
 STREAMS_MAX = 64  # Pieces at once, as ours.
 TORRENT_PIECE_BYTES = 256 * 1024  # facts/quic.md 5.
 POLL_S = 0.02
+STUCK_S = 5.0  # Once in twenty rounds qh3 sends nothing any more, without an error.
 
 
 def installed(name: str) -> bool:
@@ -47,32 +48,32 @@ def installed(name: str) -> bool:
 
 
 async def qh3_receive(setup: Setup) -> None:
-    """A qh3 server that takes what it is sent."""
-    end = await _Qh3.open(setup)
-    say({"peer": ("", end.udp.address[1])})
-    with trio.fail_after(LINK_S):
-        await end.run(lambda: end.got > 0)
-    began = cost()
-    with trio.fail_after(LINK_S):  # The other end may have died.
-        await end.run(lambda: end.got >= setup.bytes)
-    say(since(began, end.got))
+    """A qh3 server that takes what it is sent; as `processes.receive`."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(end.run, lambda: False)  # So that the sender hears of it.
-        await line()
+        end = await _Qh3.open(setup)
+        nursery.start_soon(end.run)
+        say({"peer": ("", end.udp.address[1])})
+        began = cost()
+        while await line():
+            say(since(began, end.got))
         nursery.cancel_scope.cancel()
 
 
 async def qh3_send(setup: Setup) -> None:
-    """A qh3 client that sends pieces, each on a stream of its own."""
-    end = await _Qh3.open(setup)
-    end.dial(setup.peer[1])
-    with trio.fail_after(LINK_S):
-        await end.run(lambda: end.up)
-    began = cost()
-    end.left = setup.bytes
-    await end.run(lambda: end.left <= 0 and not end.one.get_send_buffer_size())
-    say(since(began, setup.bytes))
-    await line()
+    """A qh3 client that sends pieces, each on a stream of its own; as `processes.send`."""
+    async with trio.open_nursery() as nursery:
+        end = await _Qh3.open(setup)
+        end.dial(setup.peer[1])
+        nursery.start_soon(end.run)
+        with trio.fail_after(LINK_S):
+            await end.up.wait()
+        say({})
+        while await line():
+            began = cost()
+            if not (gone := await end.give(setup.bytes)):
+                break
+            say(since(began, gone))
+        nursery.cancel_scope.cancel()
 
 
 class _Qh3:
@@ -81,8 +82,9 @@ class _Qh3:
     def __init__(self, udp: Udp, piece: Callable[[int], Parcel]) -> None:
         self.udp = udp
         self.got = self.left = 0
-        self.up = False
+        self.up = trio.Event()
         self.one: Any = None
+        self._nap = trio.CancelScope()
         self._lib = import_module("qh3.quic.connection")
         self._events = import_module("qh3.quic.events")
         self._settings = import_module("qh3.quic.configuration").QuicConfiguration
@@ -99,13 +101,22 @@ class _Qh3:
         self.one = self._lib.QuicConnection(configuration=self._configuration(dialling=True))
         self.one.connect((HOST, port), now=trio.current_time())
 
-    async def run(self, over: Callable[[], bool]) -> None:
-        """Carry datagrams until it is over."""
-        while not over():
+    async def give(self, size: int) -> int:
+        """Send so many bytes, in whole pieces; returns how many, when all have left, or 0."""
+        self.left = size
+        self._nap.cancel()
+        with trio.move_on_after(STUCK_S) as scope:
+            while self.left > 0 or self.one.get_send_buffer_size():  # noqa: ASYNC110  # Nor this one.
+                await trio.sleep(POLL_S)
+        return 0 if scope.cancelled_caught else size - self.left
+
+    async def run(self) -> None:
+        """Carry datagrams until cancelled."""
+        while True:
             now = trio.current_time()
             self._flush(now)
             timer = self.one.get_timer() if self.one else None
-            with trio.move_on_at(max(timer, now + 1e-3) if timer else now + LINK_S):
+            with trio.move_on_at(max(timer, now + 1e-3) if timer else now + LINK_S) as self._nap:
                 for data, size, address in await self.udp.receive(BURST):
                     self._take(data, size, address, trio.current_time())
             now = trio.current_time()
@@ -130,7 +141,8 @@ class _Qh3:
                 self._parts.setdefault(event.stream_id, []).append(event.data)
                 if event.end_stream:
                     self.got += len(self._parcel(event.stream_id).body)
-            self.up |= isinstance(event, self._events.HandshakeCompleted)
+            if isinstance(event, self._events.HandshakeCompleted):
+                self.up.set()
 
     def _parcel(self, stream: int) -> Parcel:
         data = b"".join(self._parts.pop(stream))
@@ -177,31 +189,32 @@ def _certificate() -> tuple[bytes, bytes]:
 
 
 async def torrent_send(setup: Setup) -> None:
-    """A seed of libtorrent."""
+    """A seed of libtorrent; says what it has cost so far whenever it is asked."""
     with tempfile.TemporaryDirectory(prefix="p2pstream-") as folder:
         path = Path(folder) / "data"
         path.write_bytes(_noise(setup.bytes))
         lt, session = _session()
         session.add_torrent(_torrent(lt, setup.bytes, folder))
         say({"peer": ("", session.listen_port())})
-        await line()
         began = cost()
-        await line()
-        say(since(began, setup.bytes))
-        await line()
+        while await line():
+            say(since(began, 0))
 
 
 async def torrent_receive(setup: Setup) -> None:
-    """A leech of libtorrent."""
-    with tempfile.TemporaryDirectory(prefix="p2pstream-") as folder:
-        lt, session = _session()
-        torrent = session.add_torrent(_torrent(lt, setup.bytes, folder))
-        began = cost()
-        torrent.connect_peer((HOST, setup.peer[1]))
-        while not torrent.status().is_seeding:  # noqa: ASYNC110  # It has no event for us.
-            await trio.sleep(POLL_S)
-        say(since(began, setup.bytes))
-        await line()
+    """A leech of libtorrent. Each line lets it download everything, and says what that cost."""
+    lt, session = _session()
+    say({})
+    while await line():
+        with tempfile.TemporaryDirectory(prefix="p2pstream-") as folder:
+            torrent = session.add_torrent(_torrent(lt, setup.bytes, folder))
+            began = cost()
+            torrent.connect_peer((HOST, setup.peer[1]))
+            with trio.fail_after(LINK_S):
+                while not torrent.status().is_seeding:  # noqa: ASYNC110  # It has no event for us.
+                    await trio.sleep(POLL_S)
+            say(since(began, setup.bytes))
+            session.remove_torrent(torrent)
 
 
 def _session() -> tuple[Any, Any]:

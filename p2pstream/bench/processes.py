@@ -49,33 +49,27 @@ ENGINES: dict[str, type[Engine]] = {"stock": Engine, "fast": BEST_ENGINE}
 
 
 async def receive(setup: Setup) -> None:
-    """A node that takes what it is sent."""
+    """A node that takes what it is sent; says what that has cost so far whenever it is asked."""
     async with trio.open_nursery() as nursery:
         sink = await _peer(nursery, setup.engine, Role.VIEWER)
         say(sink.place)
-        with trio.fail_after(LINK_S):
-            await sink.wait(lambda: sink.got > 0)
-        began, sink.goal = cost(), setup.bytes
-        before = 0
-        while before < sink.got < sink.goal:
-            before = sink.got
-            with trio.move_on_after(STALL_S):
-                await sink.wait(lambda: sink.got >= sink.goal)
-        say(since(began, sink.got))
-        await line()
+        began = cost()
+        while await line():
+            say(since(began, sink.got))
         nursery.cancel_scope.cancel()
 
 
 async def send(setup: Setup) -> None:
-    """A node that sends pieces to another."""
+    """A node that sends pieces to another. Each line lets so much go, and says what that cost."""
     async with trio.open_nursery() as nursery:
         source = await _peer(nursery, setup.engine, Role.ORIGIN)
         await source.dial(setup.peer)
-        began = cost()
         stream = _Stream(source, setup)
-        gone = await stream.go_on(lambda: stream.sent - source.backlog, most=WAITING_BYTES)
-        say(since(began, gone))
-        await line()
+        say({})
+        while await line():
+            began = cost()
+            gone = await stream.go_on(lambda: stream.sent - source.backlog, most=WAITING_BYTES)
+            say(since(began, gone))
         nursery.cancel_scope.cancel()
 
 
@@ -173,7 +167,6 @@ class _Peer:
     role: Role
     linked: list[NodeId] = field(default_factory=list)
     got: int = 0
-    goal: int = 1  # Nobody is woken before so many bytes have come.
     subscribed: int = 0
     passes_on: bool = False
     _news: trio.Event = field(default_factory=trio.Event)
@@ -223,8 +216,6 @@ class _Peer:
         match happening:
             case Parcel():
                 self.got += len(happening.body)
-                if self.got >= self.goal:
-                    self._news.set()
                 if self.passes_on:
                     others = [other for other in self.linked if other != peer]
                     self.carrier.perform(Push(others, happening))

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from math import isnan, nan
 from pathlib import Path
 from statistics import median
-from typing import Any
+from time import sleep
+from typing import Any, TypeVar
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -23,7 +24,8 @@ from p2pstream.errors import UserError
 from p2pstream.metrics import percentile
 
 MB = 1_000_000
-BULK_BYTES = 24 * MB  # 0.2 s of the fast path on a good machine, and 1 s of the stock one.
+BULK_BYTES = 24 * MB  # In one turn: 0.2 s of the fast path on a good machine.
+BULK_TURNS = 4
 RELAY_BYTES = 2 * MB  # In one turn: it takes 0.1 s, or half a second of the stock one.
 RELAY_TURNS = 24
 STOCK_SHARE = 3  # The stock one gets so much less to do, or it would take most of the time.
@@ -37,7 +39,10 @@ VIEWER_BITS_PER_S = 4e6
 BUSY = 0.8  # Of a core: the rest is for the player and everything else.
 PATIENCE_S = 60.0  # For one process to end.
 
-ENGINES = ("fast", "stock")
+ARRIVAL_S = 0.02  # How often to look whether all has come.
+
+OURS = ("fast", "stock", "whole")
+T = TypeVar("T")
 Figures = dict[str, list[float]]
 Cost = dict[str, float]  # `bytes` that came through, and the `cpu_s` they took.
 Costs = tuple[Cost, Cost]  # Of sending, and of receiving.
@@ -95,11 +100,13 @@ def summary(figures: Figures) -> dict[str, Any]:
     What is compared was measured side by side: the ratio of each round is taken, then the median
     of the rounds. So a machine that is faster in one round than in the next favours nobody.
     """
-    medians = {name: median(values) for name, values in figures.items()}
+    found = {name: [v for v in values if not isnan(v)] for name, values in figures.items()}
+    medians = {name: median(values) for name, values in found.items() if values}
 
     def ratio(one: str, other: str) -> float | None:
         pairs = zip(figures.get(one, ()), figures.get(other, ()), strict=False)
         ratios = [mine / theirs for mine, theirs in pairs if theirs]
+        ratios = [ratio for ratio in ratios if not isnan(ratio)]
         return median(ratios) if ratios else None
 
     return {
@@ -184,51 +191,76 @@ def verdict(result: dict[str, Any]) -> str:
 
 
 def bulk(figures: Figures) -> None:
-    """Megabytes per CPU second, as fast as it goes: there and back, as a relay's.
+    """Megabytes per CPU second, as fast as it goes.
 
     Other people's transports have an empty column where they are not here or fail.
     """
     from p2pstream.bench.others import installed  # noqa: PLC0415  # Not on the way of `--help`.
 
-    ways: dict[str, Callable[[], Costs]] = {
-        "fast": partial(one_link, engine="fast", bytes=BULK_BYTES),
-        "stock": partial(one_link, engine="stock", bytes=BULK_BYTES // STOCK_SHARE),
+    ways: dict[str, AbstractContextManager[Callable[[], Costs]]] = {
+        "fast": one_link(engine="fast", bytes=BULK_BYTES),
     }
-    if installed("qh3"):  # A fork of aioquic with its packets in Rust.
-        ways["qh3"] = partial(one_link, "qh3_", bytes=BULK_BYTES)
+    if installed("qh3"):  # A fork of aioquic with its packets in Rust. The rival stands next to us.
+        ways["qh3"] = one_link("qh3_", bytes=BULK_BYTES)
+    ways["stock"] = one_link(engine="stock", bytes=BULK_BYTES // STOCK_SHARE)
     if installed("libtorrent"):  # uTP with encryption.
-        ways["torrent"] = partial(torrent, bytes=BULK_BYTES)
-    measured: dict[str, list[Costs]] = defaultdict(list)
-    for name in (*ways, *reversed(ways)):
-        try:
-            measured[name].append(ways[name]())
-        except UserError:
-            if name in ENGINES:
-                raise
-    for name, costs in measured.items():
-        sent, received = zip(*costs, strict=True)
+        ways["torrent"] = torrent(bytes=BULK_BYTES)
+    with ExitStack() as stack:
+        links: dict[str, Callable[[], Costs]] = {}
+        for name, way in ways.items():
+            try:
+                links[name] = stack.enter_context(way)
+            except UserError:
+                if name in OURS:
+                    raise
+        costs = in_turns(links, BULK_TURNS)
+    for name in ways:
+        # Who failed this time has a figure too: those of one round stand at one place.
+        sent, received = zip(*costs[name], strict=True) if name in costs else ((), ())
         figures[f"bulk_send_{name}"].append(_speed(_sum(sent)))
         figures[f"bulk_recv_{name}"].append(_speed(_sum(received)))
 
 
-def one_link(kind: str = "", **setup: Any) -> Costs:
-    """What sending and receiving costs. Raises `UserError`."""
+@contextmanager
+def one_link(kind: str = "", **setup: Any) -> Iterator[Callable[[], Costs]]:
+    """Two ends. Call it to send `bytes` once more: it returns what sending and receiving cost.
+    Raises `UserError`.
+    """
     with process(f"{kind}receive", **setup) as sink:
         peer = sink.hear()["peer"]
         with process(f"{kind}send", peer=peer, **setup) as source:
-            received, sent = sink.hear(), source.hear()
-    return sent, received
+            source.hear()
+
+            def pass_on() -> Costs:
+                before, sent = sink.ask(), source.ask()
+                return sent, _arrival(sink, before, sent["bytes"])
+
+            yield pass_on
 
 
-def torrent(**setup: Any) -> Costs:
+def _arrival(sink: Worker, before: Cost, size: int) -> Cost:
+    """What it has cost to receive so many bytes, the last of which may still be under way."""
+    for _ in range(round(PATIENCE_S / ARRIVAL_S)):
+        sleep(ARRIVAL_S)
+        cost = _difference(sink.ask(), before)
+        if cost["bytes"] >= size:
+            return cost
+    raise UserError("what was sent did not arrive", hint="Is this machine very busy?")
+
+
+@contextmanager
+def torrent(**setup: Any) -> Iterator[Callable[[], Costs]]:
     """The same of libtorrent, where the sender listens. Raises `UserError`."""
     with process("torrent_send", **setup) as source:
         peer = source.hear()["peer"]
-        source.tell()
         with process("torrent_receive", peer=peer, **setup) as sink:
-            received = sink.hear()
-            sent = source.ask()
-    return sent, received
+            sink.hear()
+
+            def pass_on() -> Costs:
+                before, received, after = source.ask(), sink.ask(), source.ask()
+                return {**_difference(after, before), "bytes": received["bytes"]}, received
+
+            yield pass_on
 
 
 def relay3(figures: Figures) -> None:
@@ -239,8 +271,8 @@ def relay3(figures: Figures) -> None:
             name: stack.enter_context(relay(3, name, bytes=RELAY_BYTES // share[name]))
             for name in share
         }
-        for name, cost in in_turns(relays, RELAY_TURNS).items():
-            figures[f"relay3_{name}"].append(_speed(cost))
+        for name, costs in in_turns(relays, RELAY_TURNS).items():
+            figures[f"relay3_{name}"].append(_speed(_sum(costs)))
 
 
 def live(figures: Figures) -> None:
@@ -252,23 +284,30 @@ def live(figures: Figures) -> None:
                 name: stack.enter_context(relay(count, name, **rate))
                 for name in ("fast", "stock", "whole")
             }
-            for name, cost in in_turns(relays, LIVE_TURNS).items():
+            for name, costs in in_turns(relays, LIVE_TURNS).items():
+                cost = _sum(costs)
                 # By what came through, not by the clock: who falls behind must not look cheap.
                 media_s = cost["bytes"] * 8 / LIVE_BITS_PER_S
                 figures[f"live{count}_cpu_{name}"].append(cost["cpu_s"] / media_s)
 
 
-def in_turns(relays: dict[str, Callable[[], Cost]], turns: int) -> dict[str, Cost]:
-    """What each costs in so many turns.
+def in_turns(ways: Mapping[str, Callable[[], T]], turns: int) -> dict[str, list[T]]:
+    """What each costs, in so many turns.
 
     They take turns, there and back: a machine that others use too slows down and speeds up again
-    within seconds. The first turn opens windows and fills stores, and does not count.
+    within seconds. The first turn opens windows and fills stores, and does not count. Who fails
+    that is not ours has no turns any more, and counts for nothing.
     """
-    costs: dict[str, list[Cost]] = defaultdict(list)
+    costs: dict[str, list[T]] = {name: [] for name in ways}
     for turn in range(1 + turns):
-        for name in relays if turn % 2 else reversed(relays):
-            costs[name].append(relays[name]())
-    return {name: _sum(cost[1:]) for name, cost in costs.items()}
+        for name in list(costs) if turn % 2 else list(reversed(costs)):
+            try:
+                costs[name].append(ways[name]())
+            except UserError:
+                if name in OURS:
+                    raise
+                del costs[name]
+    return {name: cost[1:] for name, cost in costs.items()}
 
 
 @contextmanager
@@ -357,8 +396,9 @@ class Worker:
     def tell(self) -> None:
         """Let it go on."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # It has ended: `hear` says so.
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
 
 @contextmanager
@@ -369,10 +409,15 @@ def process(role: str, **setup: Any) -> Iterator[Worker]:
         try:
             yield worker
             assert worker.process.stdin is not None
-            worker.process.stdin.close()
+            with suppress(BrokenPipeError):
+                worker.process.stdin.close()
             worker.process.wait(PATIENCE_S)
         finally:
             worker.process.kill()
+
+
+def _difference(after: Cost, before: Cost) -> Cost:
+    return {key: after[key] - before[key] for key in ("bytes", "cpu_s")}
 
 
 def _sum(costs: Iterable[Cost]) -> Cost:
@@ -381,7 +426,8 @@ def _sum(costs: Iterable[Cost]) -> Cost:
 
 
 def _speed(cost: Cost) -> float:
-    return cost["bytes"] / MB / cost["cpu_s"]
+    """nan: it failed."""
+    return cost["bytes"] / MB / cost["cpu_s"] if cost["cpu_s"] else nan
 
 
 def _ms(seconds: float) -> str:

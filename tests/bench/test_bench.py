@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from html.parser import HTMLParser
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ def test_others_are_measured_where_they_are(
     monkeypatch.setattr(command, "BULK_BYTES", 2_000_000)
     figures: command.Figures = defaultdict(list)
     command.bulk(figures)
-    for name in (column, *command.ENGINES):
+    for name in (column, "fast", "stock"):
         assert figures[f"bulk_send_{name}"][0] > 0
         assert figures[f"bulk_recv_{name}"][0] > 0
 
@@ -123,6 +125,33 @@ def test_ratios_are_those_of_one_round() -> None:
     figures |= {"relay3_fast": [40.0, 20.0, 20.0], "relay3_whole": [36.0, 18.0, 36.0]}
 
     assert command.summary(figures)["full_stack_share"] == 0.9
+
+
+def test_a_round_in_which_others_failed_is_no_pair() -> None:
+    """The machine is half as fast in the second round, in which qh3 got stuck."""
+    figures = {name: [value] * 3 for name, value in MEDIANS.items()}
+    figures |= {"bulk_send_fast": [100.0, 50.0, 100.0], "bulk_send_qh3": [125.0, nan, 125.0]}
+
+    result = command.summary(figures)
+
+    assert result["bulk_send_vs_qh3"] == 0.8
+    assert result["medians"]["bulk_send_qh3"] == 125.0
+
+
+def test_who_fails_has_no_turns_any_more_unless_it_is_ours() -> None:
+    turns: list[str] = []
+
+    def take(name: str) -> int:
+        turns.append(name)
+        if name == "qh3" and len(turns) > 3:
+            raise UserError("stuck")
+        return len(turns)
+
+    ways = {name: partial(take, name) for name in ("fast", "qh3")}
+    assert command.in_turns(ways, 3) == {"fast": [3, 5, 6]}
+    assert turns == ["qh3", "fast", "fast", "qh3", "fast", "fast"]
+    with pytest.raises(UserError):
+        command.in_turns({"fast": partial(take, "qh3")}, 1)
 
 
 def test_the_table_has_a_column_for_each_that_was_measured() -> None:
