@@ -39,7 +39,7 @@ QUEUE_BYTES = 256 * 1024  # What waits in qh3's connection; facts/quic.md 2b.
 STREAMS_MAX = 64  # Pieces at once, as ours.
 TORRENT_PIECE_BYTES = 256 * 1024  # facts/quic.md 5.
 POLL_S = 0.02
-STUCK_S = 5.0  # Once in twenty rounds qh3 sends nothing any more, without an error.
+STUCK_S = 5.0  # In some rounds qh3 sends nothing any more, without an error. Wild guess.
 
 
 def installed(name: str) -> bool:
@@ -106,7 +106,7 @@ class _Qh3:
         self.left = size
         self._nap.cancel()
         with trio.move_on_after(STUCK_S) as scope:
-            while self.left > 0 or self.one.get_send_buffer_size():  # noqa: ASYNC110  # Nor this one.
+            while self.left > 0 or self.one.get_send_buffer_size():  # noqa: ASYNC110  # No event.
                 await trio.sleep(POLL_S)
         return 0 if scope.cancelled_caught else size - self.left
 

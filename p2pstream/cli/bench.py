@@ -201,7 +201,7 @@ def bulk(figures: Figures) -> None:
     ways: dict[str, AbstractContextManager[Callable[[], Costs]]] = {
         "fast": one_link(engine="fast", bytes=BULK_BYTES),
     }
-    if installed("qh3"):  # A fork of aioquic with its packets in Rust. The rival stands next to us.
+    if installed("qh3"):  # A fork of aioquic with its packets in Rust; its turn is next to ours.
         ways["qh3"] = one_link("qh3_", bytes=BULK_BYTES)
     ways["stock"] = one_link(engine="stock", bytes=BULK_BYTES // STOCK_SHARE)
     if installed("libtorrent"):  # uTP with encryption.
@@ -276,8 +276,8 @@ def relay3(figures: Figures) -> None:
             }
             for name, cost in in_turns(relays, RELAY_TURNS).items():
                 costs[name] += cost
-    for name, all_of_it in costs.items():
-        figures[f"relay3_{name}"].append(_speed(_sum(all_of_it)))
+    for name, turns in costs.items():
+        figures[f"relay3_{name}"].append(_speed(_sum(turns)))
 
 
 def live(figures: Figures) -> None:

@@ -30,6 +30,7 @@ from p2pstream.net.engine import (
 from p2pstream.net.fast import FastEngine, fastest
 from p2pstream.net.inbox import EARLY_MAX, PARTS_MAX
 from p2pstream.net.tls import STREAM_WINDOW_BYTES
+from p2pstream.net.udp import TRAIN_BYTES_MAX, TRAIN_MAX
 from tests.net.wire import CLIENT, SERVER, Kind, Wire
 
 PAIRS: list[tuple[Kind, Kind]] = [
@@ -458,3 +459,17 @@ def test_a_preferred_address_is_not_tried(kind: Kind) -> None:
     wire.send(bytes(16_000))
     assert elsewhere not in {address for _, address in wire.client.datagrams_to_send(wire.now)}
     assert wire.client._remote_preferred_address is None
+
+
+def test_the_link_may_feed_more_than_one_train_and_then_trains_are_whole() -> None:
+    wire = Wire(FastEngine, FastEngine)
+    for _ in range(40):  # Until the window is wide.
+        for _ in range(8):
+            wire.send(bytes(60_000))
+        wire.run(0.1)
+    later = wire.now + 1
+    assert wire.client.sendable_bytes(later) > TRAIN_BYTES_MAX
+    for _ in range(3):
+        wire.send(bytes(60_000))
+    data, size, _ = wire.client.trains_to_send(later)[0]
+    assert len(data) == size * min(TRAIN_MAX, TRAIN_BYTES_MAX // size)
