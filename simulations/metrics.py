@@ -114,16 +114,16 @@ class Metrics:
             life.end = _player(life.swarm)
 
     def effect(self, peer: Peer, effect: Any) -> None:
-        match effect:
-            case Play(chunk):
-                life, now = self._now.get(peer.number), self.sim.world.now
-                self.sim.world.trace.add(now, tr.PLAY, peer.number, 0, chunk.seq)
-                if life is not None:
-                    self._played(life, chunk.captured_ms, now)
-            case LookupDone():
-                self._lookups.append(effect)
-            case EpochSeen():
-                self._epochs[effect.epoch.number] += 1
+        kind = type(effect)  # Not `match`: this is done for each chunk.
+        if kind is Play:
+            life, now, chunk = self._now.get(peer.number), self.sim.world.now, effect.chunk
+            self.sim.world.trace.add(now, tr.PLAY, peer.number, 0, chunk.seq)
+            if life is not None:
+                self._played(life, chunk.captured_ms, now)
+        elif kind is LookupDone:
+            self._lookups.append(effect)
+        elif kind is EpochSeen:
+            self._epochs[effect.epoch.number] += 1
 
     def _played(self, life: Life, captured_ms: int, now: float) -> None:
         origin = self.sim.origin

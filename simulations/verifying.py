@@ -3,7 +3,8 @@
 A thousand nodes in one process check the same head a thousand times. Whether (key, signature,
 message) is true does not depend on who asks, so the first answer serves all: only true ones are
 kept, and a node that asks is counted whether the answer was known or not. The same goes for the
-hash of a piece; each node still compares what comes of it and the proof with the root in the head.
+hash of a piece, and for what proofs have shown of the tree under a root; each node still looks up
+whether its piece and its proof are of what was shown.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from p2pstream.stream import merkle, window
 
 REMEMBERED = 20_000
 PIECES_REMEMBERED = 4096  # Their hashes: of a minute of 3 Mbit/s.
+TREES_REMEMBERED = 512  # Of as many renditions of chunks: eight of each chunk in a window.
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class Verified:
 
 @contextmanager
 def shared_verification() -> Iterator[Verified]:
-    """Within it `PublicKey.verify` remembers, and so does the window what it hashed."""
+    """Within it `PublicKey.verify` remembers, and so do windows what they hashed and proved."""
     verify, known = PublicKey.verify, Verified()
 
     def remembering(self: PublicKey, signature: bytes, message: bytes) -> bool:
@@ -49,8 +51,10 @@ def shared_verification() -> Iterator[Verified]:
 
     PublicKey.verify = remembering  # type: ignore[method-assign]
     window.leaf_hash = lru_cache(PIECES_REMEMBERED)(merkle.leaf_hash)  # type: ignore[attr-defined]
+    window.Proven = lru_cache(TREES_REMEMBERED)(merkle.Proven)  # type: ignore[attr-defined]
     try:
         yield known
     finally:
         PublicKey.verify = verify  # type: ignore[method-assign]
         window.leaf_hash = merkle.leaf_hash  # type: ignore[attr-defined]
+        window.Proven = merkle.Proven  # type: ignore[attr-defined]

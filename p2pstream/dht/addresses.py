@@ -21,6 +21,7 @@ NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: would reach any IPv4 host, priv
 IP = IPv4Address | IPv6Address
 
 
+@lru_cache(maxsize=HOSTS_CACHED)
 def may_dial(address: Address, *, allow_private: bool) -> bool:
     """Whether an address that a stranger wrote may be dialled (test-catalogue D-07)."""
     host, port = address

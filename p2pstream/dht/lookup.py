@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import islice
 from math import inf
 
 from p2pstream.dht.messages import WireContact
@@ -44,7 +45,11 @@ class State(Enum):
     FAILED = auto()
 
 
-@dataclass(slots=True)
+# Looking up a member costs as much as the rest of a round of the loop in `_window`.
+KNOWN, UNDER_WAY = State.KNOWN, (State.ANSWERED, State.ASKED)
+
+
+@dataclass(slots=True, eq=False)
 class Candidate:
     """A contact on the way. hops: how many answers led to it. sources: who told us of it."""
 
@@ -79,7 +84,7 @@ class Lookup:
         self._alpha = alpha
         self.patient = patient
         self._candidates: dict[bytes, Candidate] = {}  # By node.
-        self._order: list[tuple[int, NodeId]] = []
+        self._order: list[tuple[int, Candidate]] = []  # No two nodes are equally far.
         self._near: list[Candidate] | None = None  # The window, until anything changes.
         self._busy = 0  # How many are being asked.
         self._misled: Counter[NodeId] = Counter()
@@ -121,8 +126,9 @@ class Lookup:
                 candidate.sources.add(source)
                 self._near = None
         while len(self._order) > CANDIDATES_MAX:
-            _, node = self._order.pop()
-            self._turn(self._candidates.pop(node), State.FAILED)
+            _, candidate = self._order.pop()
+            del self._candidates[candidate.contact.node]
+            self._turn(candidate, State.FAILED)
 
     def next(self) -> list[Contact]:
         """Whom to ask now. They count as asked from here on."""
@@ -175,8 +181,7 @@ class Lookup:
 
     def closest(self) -> list[Candidate]:
         """The nearest candidates that answered, nearest first, up to `k`."""
-        ordered = (self._candidates[node] for _, node in self._order)
-        return [one for one in ordered if one.state is State.ANSWERED][: self._k]
+        return [one for _, one in self._order if one.state is State.ANSWERED][: self._k]
 
     def _new(self, contact: Contact, source: NodeId | None) -> Candidate:
         teller = self._candidates.get(source) if source is not None else None
@@ -184,7 +189,7 @@ class Lookup:
         candidate = Candidate(contact, self._goal ^ int.from_bytes(contact.node), hops)
         self._candidates[contact.node] = candidate
         self._near = None
-        insort(self._order, (candidate.distance, contact.node))
+        insort(self._order, (candidate.distance, candidate))
         return candidate
 
     def _turn(self, candidate: Candidate, state: State) -> None:
@@ -193,19 +198,13 @@ class Lookup:
 
     def _window(self) -> list[Candidate]:
         """The `k` nearest that have answered, are being asked, or are worth asking."""
-        if self._near is not None:
-            return self._near
-        self._near = near = []
-        for _, node in self._order:
-            candidate = self._candidates[node]
-            state = candidate.state
-            if state is State.FAILED or state is State.SLOW:
-                continue
-            if state is not State.KNOWN or self._credible(candidate):
-                near.append(candidate)
-                if len(near) == self._k:
-                    break
-        return near
+        if self._near is None:
+            worthy = (
+                one for _, one in self._order
+                if one.state in UNDER_WAY or (one.state is KNOWN and self._credible(one))
+            )  # fmt: skip
+            self._near = list(islice(worthy, self._k))
+        return self._near
 
     def _late(self, window: list[Candidate]) -> bool:
         reach = window[-1].distance if len(window) == self._k else inf

@@ -16,6 +16,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from p2pstream.dht.addresses import pack_host, subnet_small, unpack_host
 from p2pstream.dht.messages import RECORD_BYTES_MAX, Reason
@@ -41,6 +42,7 @@ RECORDS_STORED_MAX = 20_000  # The same: per node.
 STORE_BYTES_MAX = 16 * 1024 * 1024  # The same.
 PROVIDERS_MAX = 100  # The same: per key.
 PROVIDERS_SUBNET_MAX = 8  # The same: per key and /24.
+RECORDS_REMEMBERED = 512  # Whoever looks a key up is told of the same ones by everybody. 0.3 MiB.
 # Of the whole store, per /24: whoever has one /24 cannot flush it. Wild guess: 5 %.
 SUBNET_RECORDS_MAX = 1000
 
@@ -101,6 +103,7 @@ def parse_record(data: bytes) -> Record:
     return record
 
 
+@lru_cache(RECORDS_REMEMBERED)
 def read_record(data: bytes) -> Record:
     """As `parse_record`, for bytes that have been verified before."""
     if len(data) > RECORD_BYTES_MAX:

@@ -44,6 +44,9 @@ class Entry(msgspec.Struct, frozen=True):
     doubtful: bool = False
 
 
+Numbered = tuple[int, Contact]  # Its id as a number, for distances.
+
+
 class Bucket:
     """Up to `BUCKET_SIZE` contacts and a few spares, least recently heard first.
 
@@ -54,14 +57,22 @@ class Bucket:
         self.live: OrderedDict[NodeId, Entry] = OrderedDict()
         self.spares: OrderedDict[NodeId, Entry] = OrderedDict()
         self.probed_at = -inf
-        self._able: list[Entry] | None = None  # What `able` says, until anything changes.
+        self._able: list[Numbered] | None = None  # What `able` says, until anything changes.
 
     @property
-    def able(self) -> list[Entry]:
+    def able(self) -> list[Numbered]:
         """Who is live and not in doubt."""
         if self._able is None:
-            self._able = [entry for entry in self.live.values() if not entry.doubtful]
+            self._able = self._live(doubtful=False)
         return self._able
+
+    @property
+    def doubtful(self) -> list[Numbered]:
+        """Who is live, and in doubt."""
+        return self._live(doubtful=True)
+
+    def _live(self, *, doubtful: bool) -> list[Numbered]:
+        return [(e.number, e.contact) for e in self.live.values() if e.doubtful is doubtful]
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self.live.values()
@@ -167,15 +178,17 @@ class RoutingTable:
 
         Returns the contact that must prove itself now, because somebody waits for its place.
         """
-        assert contact.node != self._local, "we never meet ourselves"
-        self._move_out(contact)
-        if not self.wants(contact):
-            return None
-        bucket = self._bucket(self.index(contact.node))
-        self._uncount(bucket.remove(contact.node) if contact.node not in bucket.live else [])
-        known = bucket.live.get(contact.node)
-        entry = Entry(contact, int.from_bytes(contact.node), now, rtt_s)
-        if known is None:
+        node = contact.node
+        assert node != self._local, "we never meet ourselves"
+        bucket = self._buckets.get(self.index(node))
+        entry = Entry(contact, int.from_bytes(node), now, rtt_s)
+        known = bucket.live.get(node) if bucket else None
+        if bucket is None or known is None or known.contact != contact:
+            self._move_out(contact)
+            if not self.wants(contact):
+                return None
+            bucket = self._bucket(self.index(node))
+            self._uncount(bucket.remove(node))
             self._count(entry)
         self._uncount(bucket.heard(entry))
         return bucket.stalest(now=now)
@@ -217,23 +230,31 @@ class RoutingTable:
         known = bucket is not None and contact.node in bucket.live
         return (not full or known) and self.wants(contact)
 
+    @property
+    def lonely(self) -> bool:
+        """Whether there is nobody in it who is not in doubt."""
+        return not any(bucket.able for bucket in self._buckets.values())
+
     def closest(
-        self, target: bytes, count: int = BUCKET_SIZE, *, doubtful: bool = False
-    ) -> list[Contact]:
-        """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first."""
+        self, target: bytes, count: int = BUCKET_SIZE, *,
+        besides: NodeId | None = None, doubtful: bool = False,
+    ) -> list[Contact]:  # fmt: skip
+        """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first.
+
+        besides: one who is not wanted.
+        """
         goal = int.from_bytes(target)
         away = self._number ^ goal
-        near: list[Contact] = []
+        near: list[Numbered] = []
         # No two buckets overlap in their distances to a target, so few need to be looked into.
         # Pairs are sorted, as a key would be a call for each: no two nodes are equally far.
         for _, index in sorted([((away >> (i - 1) ^ 1) << (i - 1), i) for i in self._buckets]):
             bucket = self._buckets[index]
-            some = [e for e in bucket.live.values() if e.doubtful] if doubtful else bucket.able
-            pairs = sorted([(entry.number ^ goal, entry) for entry in some])
-            near += [entry.contact for _, entry in pairs]
-            if len(near) >= count:
+            some = bucket.doubtful if doubtful else bucket.able
+            near += sorted([(number ^ goal, contact) for number, contact in some])
+            if len(near) > count:
                 break
-        return near[:count]
+        return [contact for _, contact in near if contact.node != besides][:count]
 
     def stalest(self) -> Entry | None:
         """The contact not heard of for longest, doubtful ones aside."""

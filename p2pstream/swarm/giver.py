@@ -6,6 +6,7 @@ queue grows; pulls are answered within the upload budget.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
@@ -59,7 +60,8 @@ class _Parcels:
 class Giver:
     """The sending half. map_at: when to tell the next partner what we hold.
 
-    _changes: how often anything was stored; _changed_at: the count at which each seq last was.
+    _changes: how often anything was stored; _news: of each seq the count when it last was, but for
+    those that a lower one has followed. So both grow, and the first after a count is the lowest.
     """
 
     mesh: Mesh
@@ -68,7 +70,7 @@ class Giver:
     _round_s: float = ROUND_S
     _pause_s: float = 0.0
     _changes: int = 0
-    _changed_at: dict[int, int] = field(default_factory=dict)
+    _news: list[tuple[int, int]] = field(default_factory=list)  # (count, seq)
     _turns: dict[NodeId, None] = field(default_factory=dict)  # Who waits longest comes first.
     _budget: float = 0.0  # Bytes.
     _budget_at: float = 0.0
@@ -89,10 +91,11 @@ class Giver:
     def note_change(self, seq: int, *, now: float) -> None:
         """We hold more of `seq` than before: tell the partners, one after another."""
         self._changes += 1
-        self._changed_at.pop(seq, None)
-        self._changed_at[seq] = self._changes  # The latest comes last.
-        if len(self._changed_at) > HEADS_MAX:
-            del self._changed_at[min(self._changed_at)]
+        while self._news and self._news[-1][1] >= seq:
+            self._news.pop()
+        self._news.append((self._changes, seq))
+        if len(self._news) > HEADS_MAX:
+            del self._news[0]
         self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s))
 
     def forget(self, peer: NodeId) -> None:
@@ -272,12 +275,8 @@ class Giver:
 
     def _first_change(self, since: int) -> int:
         """The lowest seq that has changed since so many changes; after the newest if none has."""
-        changed = [self.mesh.window.newest + 1]
-        for seq, at in reversed(self._changed_at.items()):
-            if at <= since:
-                break
-            changed.append(seq)
-        return min(changed)
+        at = bisect_right(self._news, (since, inf))
+        return self._news[at][1] if at < len(self._news) else self.mesh.window.newest + 1
 
     def _next(self) -> Partner | None:
         """Who waits longest."""

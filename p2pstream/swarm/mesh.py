@@ -125,13 +125,13 @@ class Mesh:
         """Where we are in the mesh: by substream our hops, and the start of our parent's id."""
         if self.role is Role.ORIGIN:
             return bytes(SUBSTREAMS), (b"",) * SUBSTREAMS
-        hops, ids = bytearray(), []
-        for feed in feeds_of(rendition):
-            parent = self.parents.by_feed.get(feed)
-            ids.append(parent.short_id if parent else b"")
-            fed = parent is not None and parent.pieces
-            hops.append(self.depth.get(feed, NO_HOPS) if fed else NO_HOPS)
-        return bytes(hops), tuple(ids)
+        feeds, depth = feeds_of(rendition), self.depth
+        parents = list(map(self.parents.by_feed.get, feeds))
+        hops = [
+            depth.get(feed, NO_HOPS) if parent and parent.pieces else NO_HOPS
+            for feed, parent in zip(feeds, parents, strict=True)
+        ]
+        return bytes(hops), tuple([parent.short_id if parent else b"" for parent in parents])
 
     def deadline(self, seq: int) -> float:
         """When a viewer needs the chunk; `inf` for others."""

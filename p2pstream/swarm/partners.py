@@ -30,6 +30,8 @@ PARTNERS_WANTED = 8  # The lower end: below it we look for more.
 RENDITIONS_HEARD_MAX = 8  # As many as a stream may have.
 AHEAD_CHUNKS = 8  # Word of a chunk runs ahead of its head by a few; 1.6 s is a wild guess.
 LACKED_MAX = 256  # As many as a chunk may have pieces: beyond it some are asked for in vain.
+# Facts about seqs are looked through for old ones when there are this many: not each second.
+STALE_MAX = 2 * HEADS_MAX
 CANDIDATES_MAX = 256  # Wild guess; PPTV keeps 1000, at 100 bytes each either is small.
 SEQ_MAX = 2**53  # As on the wire: any language holds it exactly.
 QUIET_S = 3.0  # Where all is calm a map comes once in 2 s.
@@ -133,7 +135,7 @@ class Partner:
 
         Raises `BadMessage`.
         """
-        masks = [unpack_mask(mask) for mask in message.masks]
+        masks = list(map(unpack_mask, message.masks))
         if message.base + len(masks) > SEQ_MAX:
             raise BadMessage("a map beyond the last seq there can be")
         heard = self._heard(message.rendition)
@@ -154,7 +156,7 @@ class Partner:
     def forget_before(self, seq: int) -> None:
         """Drop what concerns seqs that have left the window, and what may have changed by now."""
         self.lacked.clear()
-        if len(self.knows) > HEADS_MAX:
+        if len(self.knows) > STALE_MAX:
             self.knows = {s for s in self.knows if s >= seq}
         if self.asked:
             self.asked = {key: at for key, at in self.asked.items() if key[0] >= seq}

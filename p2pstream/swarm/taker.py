@@ -13,7 +13,7 @@ from p2pstream.swarm import scheduler
 from p2pstream.swarm.mesh import Mesh
 from p2pstream.swarm.messages import bits, pack_mask, substream_of
 from p2pstream.swarm.parenting import Parenting
-from p2pstream.swarm.partners import LACKED_MAX, Partner, PieceKey
+from p2pstream.swarm.partners import LACKED_MAX, STALE_MAX, Partner, PieceKey
 
 COALESCE_S = 0.02  # After news: often more of it follows at once. Wild guess.
 PULL_CHUNKS_MAX = 32  # How far back a node that does not play fetches: half the window.
@@ -70,7 +70,7 @@ class Taker:
             return
         end = min(told.base + len(told.masks), self.mesh.horizon + 1)
         seqs = range(max(told.base, window.oldest_allowed), end)
-        for seq in seqs if self._at_a_loss else [seq for seq in seqs if seq not in known]:
+        for seq in seqs if self._at_a_loss else sorted(set(seqs).difference(known)):
             if window.missing(seq, told.rendition):
                 known.setdefault(seq, now)
                 self.plan_at = min(self.plan_at, now + COALESCE_S)
@@ -130,7 +130,8 @@ class Taker:
         """Once a second: forget what has left the window, and a part of what was not answered."""
         self._rtt_s = min(map(self.mesh.roads.rtt_s, self.mesh.partners), default=0.0)
         oldest = self.mesh.window.oldest_allowed
-        self._known_at = {seq: at for seq, at in self._known_at.items() if seq >= oldest}
+        if len(self._known_at) > STALE_MAX:
+            self._known_at = {seq: at for seq, at in self._known_at.items() if seq >= oldest}
         self._pulled = {key for key in self._pulled if key[0] >= oldest}
         for partner in self.mesh.partners.values():
             partner.forget_before(oldest)

@@ -84,6 +84,7 @@ class End:
     twin: End = field(init=False)
     up: bool = True
     srtt_s: float = field(init=False)
+    jitter_s: float = field(init=False)  # Of both lines.
     window: int = WINDOW_START
     backlog: int = 0
     waiting: list[tuple[float, int, Parcel, int]] = field(default_factory=list)
@@ -93,6 +94,7 @@ class End:
 
     def __post_init__(self) -> None:
         self.far, self.srtt_s = self.there.carrier, 2 * self.delay_s
+        self.jitter_s = self.here.carrier.jitter_s + self.far.jitter_s
 
 
 @dataclass(slots=True)
@@ -222,14 +224,21 @@ class Carrier:
 
     def send(self, peer: NodeId, message: Message | Parcel, expires_at: float) -> None:
         """expires_at: in this host's local time."""
-        end = self.links.get(peer)
-        if end is None:
-            return
-        self.network.messages += 1
         if isinstance(message, Parcel):
-            self._send_parcel(end, message, expires_at)
-        else:
+            self.push((peer,), message, expires_at)
+            return
+        end = self.links.get(peer)
+        if end is not None:
+            self.network.messages += 1
             self._send_control(end, message)
+
+    def push(self, peers: Iterable[NodeId], parcel: Parcel, expires_at: float) -> None:
+        """Send a parcel to each of `peers`. expires_at: in this host's local time."""
+        size = len(_encode(parcel.header)) + len(parcel.body) + 2 * FRAME_BYTES
+        expires_at = self.peer.clock.world(expires_at)
+        for end in filter(None, map(self.links.get, peers)):
+            self.network.messages += 1
+            self._send_parcel(end, parcel, size, expires_at)
 
     # Control messages: one ordered stream, ahead of all parcels.
 
@@ -311,8 +320,7 @@ class Carrier:
 
     # Parcels: one stream each, most urgent first, links taking turns.
 
-    def _send_parcel(self, end: End, parcel: Parcel, expires_at: float) -> None:
-        size = len(_encode(parcel.header)) + len(parcel.body) + 2 * FRAME_BYTES
+    def _send_parcel(self, end: End, parcel: Parcel, size: int, expires_at: float) -> None:
         if not self._ring and self.up.free_at <= self.world.now:
             self._launch_parcel(end, parcel, size)
             return
@@ -321,7 +329,6 @@ class Carrier:
             return
         if not end.waiting:
             self._ring.append(end)
-        expires_at = self.peer.clock.world(expires_at)
         heapq.heappush(end.waiting, (expires_at, next(self.network.count), parcel, size))
         end.backlog += size
         self._serve_later()
@@ -383,9 +390,8 @@ class Carrier:
     def _way(self, end: End) -> float:
         network, up = self.network, self.up
         base_s = way_s = end.delay_s + network.extra_delay_s
-        jitter_s = self.jitter_s + end.far.jitter_s
-        if jitter_s:
-            way_s += jitter_s * self.rng.expovariate(1.0)
+        if end.jitter_s:
+            way_s += end.jitter_s * self.rng.expovariate(1.0)
         sample_s = way_s + base_s
         queue_s = up.free_at - self.world.now
         if queue_s > 0.0 and up.bps < inf:

@@ -268,8 +268,7 @@ class Light(Peer):
     def _push(self, effect: Push) -> None:
         self.watchers.parcel(self, effect.parcel)
         if self.twist is None:
-            for peer in effect.peers:
-                self.carrier.send(peer, effect.parcel, effect.expires_at)
+            self.carrier.push(effect.peers, effect.parcel, effect.expires_at)
             return
         for send in effect.sends():
             self._say(send)

@@ -37,11 +37,9 @@ class Pipe:
 
     def push(self, size: int, *, now: float) -> float:
         """As `admit`, for a sender that paces itself: nothing is dropped."""
-        if self.bps == inf:
-            return now
-        begins = max(now, self.free_at)
-        self.free_at = begins + size * 8 / self.bps
-        return self.free_at
+        begins = self.free_at if self.free_at > now else now
+        self.free_at = through = begins + size * 8 / self.bps
+        return through
 
     def change(self, bps: float, *, now: float) -> None:
         """Another rate, for what waits too."""

@@ -46,16 +46,19 @@ class World:
 
     def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
         """Call `do(*args)` at `when`, or now if that is over."""
-        self._planned += 1
-        when = max(self.now, when)
+        if when < self.now:
+            when = self.now
+        self._planned = number = self._planned + 1
         slot = int(when * SLOTS_PER_S)
         if slot <= self._slot:
-            heappush(self._heap, (when, self._planned, do, args))
-        elif slot in self._later:
-            self._later[slot].append((when, self._planned, do, args))
-        else:
-            self._later[slot] = [(when, self._planned, do, args)]
+            heappush(self._heap, (when, number, do, args))
+            return
+        later = self._later.get(slot)
+        if later is None:
+            self._later[slot] = [(when, number, do, args)]
             heappush(self._slots, slot)
+        else:
+            later.append((when, number, do, args))
 
     def next_at(self) -> float:
         """When the next thing happens that is planned; `inf` when nothing is."""
@@ -63,17 +66,16 @@ class World:
 
     def run_until(self, end: float) -> None:
         """Let everything happen that is planned up to `end`."""
-        heap, instant, count = self._heap, -1.0, 0
+        heap, count = self._heap, 0
         while (heap or self._turn()) and heap[0][0] <= end:
-            self.now, _, do, args = heappop(heap)
-            count += 1
-            if self.now > instant:
-                self.happened += count
-                instant, count = self.now, 0
-            elif count > AT_ONE_INSTANT_MAX:
-                raise Livelock(f"{count} happenings at {instant:.6f} s, the last one {do!r}")
+            when, _, do, args = heappop(heap)
+            if when > self.now:
+                self.now, count = when, 0
+            else:
+                count += 1
+                if count > AT_ONE_INSTANT_MAX:
+                    raise Livelock(f"{count} happenings at {when:.6f} s, the last one {do!r}")
             do(*args)
-        self.happened += count
         self.now = max(self.now, end)
 
     def _turn(self) -> bool:

@@ -24,6 +24,7 @@ from p2pstream.swarm.partners import (
     RENDITIONS_HEARD_MAX,
     RETRY_S,
     RETRY_S_MAX,
+    STALE_MAX,
     Candidates,
     Partner,
 )
@@ -421,7 +422,7 @@ def test_no_talk_fills_the_memory_for_a_partner(said: list[tuple[int, int, int]]
 def test_what_has_left_the_window_is_forgotten() -> None:
     one = partner()
     one.learn_map(a_map(10, (b"\x01", b"") * 5), 20)
-    one.knows |= set(range(HEADS_MAX + 1))
+    one.knows |= set(range(STALE_MAX + 1))
     one.asked = {(9, 0, 0): 1.0, (15, 0, 0): 1.0}
     one.forget_before(15)
 
