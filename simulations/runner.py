@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -33,6 +34,7 @@ def run_one(
     record: bool = False,
 ) -> Outcome:  # fmt: skip
     """One seed. record: keep every event, for `diff`. Raises what `tiers.simulation` raises."""
+    gc.collect()  # The run before this one: no other collects what it leaves.
     simulation = tiers.simulation(tier, scenario, seed)
     if record and isinstance(simulation, Simulation):
         simulation.world.trace.recorded = []

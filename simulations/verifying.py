@@ -51,7 +51,7 @@ def shared_verification() -> Iterator[Verified]:
 
     PublicKey.verify = remembering  # type: ignore[method-assign]
     window.leaf_hash = lru_cache(PIECES_REMEMBERED)(merkle.leaf_hash)  # type: ignore[attr-defined]
-    window.Proven = lru_cache(TREES_REMEMBERED)(merkle.Proven)  # type: ignore[attr-defined]
+    window.Proven = lru_cache(TREES_REMEMBERED)(merkle.Proven)  # type: ignore[assignment, attr-defined]
     try:
         yield known
     finally:

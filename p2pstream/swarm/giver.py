@@ -91,12 +91,14 @@ class Giver:
     def note_change(self, seq: int, *, now: float) -> None:
         """We hold more of `seq` than before: tell the partners, one after another."""
         self._changes += 1
-        while self._news and self._news[-1][1] >= seq:
-            self._news.pop()
-        self._news.append((self._changes, seq))
-        if len(self._news) > HEADS_MAX:
-            del self._news[0]
-        self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s))
+        news = self._news
+        while news and news[-1][1] >= seq:
+            news.pop()
+        news.append((self._changes, seq))
+        if len(news) > HEADS_MAX:
+            del news[0]
+        if self.map_at > now:
+            self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s))
 
     def forget(self, peer: NodeId) -> None:
         """It is no partner any more."""

@@ -509,10 +509,12 @@ class Swarm:
         hops = header.hops + 1
         counters.pieces_verified += 1
         counters.taken[partner.role] += size
-        counters.hops_max = max(counters.hops_max, hops)
+        if hops > counters.hops_max:
+            counters.hops_max = hops
         account.taken += size
         mesh.depth[feed] = min(hops, NO_HOPS)
-        mesh.fed[feed] = max(header.seq, mesh.fed.get(feed, -1))
+        if header.seq > mesh.fed.get(feed, -1):
+            mesh.fed[feed] = header.seq
 
     def _on_init(self, _partner: Partner, message: m.InitFile, now: float) -> None:
         digest = init_hash(message.packed)

@@ -203,9 +203,11 @@ class Parent:
         """It pushed a piece in time. Misses are forgiven slowly: in a ring of parents that feed
         each other, each brings most pieces and misses some.
         """
-        self.missed = max(0.0, self.missed - FORGIVEN)
+        if self.missed:
+            self.missed = max(0.0, self.missed - FORGIVEN)
         self.pieces += 1
-        self.seq = max(self.seq, seq)
+        if seq > self.seq:
+            self.seq = seq
 
 
 @dataclass(slots=True)

@@ -395,7 +395,10 @@ class Carrier:
         sample_s = way_s + base_s
         queue_s = up.free_at - self.world.now
         if queue_s > 0.0 and up.bps < inf:
-            sample_s += min(queue_s, up.queue_bytes * 8 / up.bps, QUEUE_SEEN_S)
+            most_s = up.queue_bytes * 8 / up.bps
+            if most_s > QUEUE_SEEN_S:
+                most_s = QUEUE_SEEN_S
+            sample_s += queue_s if queue_s < most_s else most_s
         end.srtt_s += (sample_s - end.srtt_s) / 8  # RFC 9002 5.3.
         if network.jams:
             way_s += network.jammed_s(self.peer, end.there)

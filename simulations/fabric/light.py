@@ -71,9 +71,12 @@ class Driver:
             self._plan()
 
     def _plan(self) -> None:
-        peer, due = self.peer, max(self.due, self.woken_at + NAP_S)
+        due, soonest = self.due, self.woken_at + NAP_S
+        if due < soonest:
+            due = soonest
         if due < self.planned:
             self.planned = due
+            peer = self.peer
             self.alarm = max(peer.world.now, peer.clock.world(due))
             peer.world.at(self.alarm, self.ring, self.alarm)
 
