@@ -71,6 +71,7 @@ class Lookup:
         now: float,
         k: int = BUCKET_SIZE,
         alpha: int = ALPHA,
+        alpha_start: int = ALPHA_START,
         patient: bool = True,
         deadline: float = inf,
     ) -> None:
@@ -81,7 +82,7 @@ class Lookup:
         self.queries = 0
         self.answers = 0
         self._k = k
-        self._alpha = alpha
+        self._alpha, self._alpha_start = alpha, max(alpha, alpha_start)
         self.patient = patient
         self._candidates: dict[bytes, Candidate] = {}  # By node.
         self._order: list[tuple[int, Candidate]] = []  # No two nodes are equally far.
@@ -132,7 +133,7 @@ class Lookup:
 
     def next(self) -> list[Contact]:
         """Whom to ask now. They count as asked from here on."""
-        width = self._alpha if self.answers else max(self._alpha, ALPHA_START)
+        width = self._alpha if self.answers else self._alpha_start
         able = min(width - self._busy, QUERIES_MAX - self.queries)
         if able <= 0:
             return []

@@ -24,6 +24,7 @@ CONTACTS_CACHED = 1024  # Packed contacts kept: a table's worth is told again an
 CONTACTS_MAX = 16  # The same place: contacts in one answer.
 RECORDS_MAX = 20  # The same place: providers in one answer.
 RECORD_BYTES_MAX = 1000  # The same place: one record.
+RECORDS_FIT = ANSWER_BYTES_MAX // 146  # No more into an answer: of no address a record has 146.
 
 # Upper bounds of what msgpack makes of the parts of an answer, to fill it without packing twice.
 ANSWER_EMPTY_BYTES = 32  # Tag, request id, two array headers, token.
@@ -183,7 +184,7 @@ def fit_providers(
     room = ANSWER_BYTES_MAX - ANSWER_EMPTY_BYTES
     room -= sum(CONTACT_EXTRA_BYTES + len(contact.host) for contact in near)
     chosen: list[bytes] = []
-    for record in records[:RECORDS_MAX]:
+    for record in records[:RECORDS_FIT]:
         room -= len(record) + RECORD_EXTRA_BYTES
         if room < 0:
             break

@@ -25,7 +25,7 @@ from p2pstream.dht.lookup import ALPHA_START, Candidate, Lookup
 from p2pstream.dht.messages import (
     ANSWERS,
     CONTACTS_MAX,
-    RECORDS_MAX,
+    RECORDS_FIT,
     Announce,
     Answer,
     Denied,
@@ -323,7 +323,7 @@ class Dht:
                 return fit_nodes(query.rid, self._nearest(query.target, peer), token)
             case FindProviders():
                 token = self._tokens.make(host, query.key, peer, now=now)
-                records = self._store.some(query.key, RECORDS_MAX, wall_s=self._wall(now))
+                records = self._store.some(query.key, RECORDS_FIT, wall_s=self._wall(now))
                 return fit_providers(query.rid, records, self._nearest(query.key, peer), token)
             case Announce():
                 reason = self._put(peer, host, query, now=now)
@@ -375,6 +375,7 @@ class Dht:
             self._tasks[asking.lookup].lookup.failed(peer)
             self._advance(asking.lookup, now=now)
         if asking.key is not None:
+            self._trails.pop(asking.key, None)  # Its token may be no good any more.
             self._announced(asking.key, peer, stored=False, now=now)
 
     def _on_way(
@@ -443,12 +444,17 @@ class Dht:
         self._lookups += 1
         self.counters.lookups += 1
         k, alpha = self._config.width(goal), self._config.alpha
-        lookup = self._trail(key, now=now) if goal is Goal.PROVIDE else None
+        lookup, start = self._trail(key, now=now) if goal is Goal.PROVIDE else None, self._start(key)
         if lookup is None:
-            lookup = Lookup(NodeId(key), now=now, k=k, alpha=alpha, patient=patient)
+            # Whom we have a link to is alive: no need to ask many at once.
+            linked = sum(contact.node in self._queries.links for contact in start[:alpha])
+            lookup = Lookup(
+                NodeId(key), now=now, k=k, alpha=alpha, patient=patient,
+                alpha_start=alpha if linked == alpha else ALPHA_START,
+            )  # fmt: skip
         else:
             lookup.resume(now=now, k=k)
-        lookup.add(self._start(key))
+        lookup.add(start)
         task = Task(self._lookups, goal, lookup)
         if len(self._tasks) >= LOOKUPS_MAX:
             lookup.deadline = now  # Ends at once, with what the own store has.
@@ -503,6 +509,7 @@ class Dht:
                 self._keep_trail(task.lookup)
                 self._emit(_done(task, now=now))
             case Goal.PROVIDE:
+                self._keep_trail(task.lookup)  # The next round asks only whom this one has not.
                 self._announce(task, now=now)
             case Goal.JOIN:
                 self._plan_refresh(task, now=now)

@@ -245,15 +245,15 @@ class RoutingTable:
         """
         goal = int.from_bytes(target)
         away = self._number ^ goal
-        near: list[Numbered] = []
+        some: list[Numbered] = []
         # No two buckets overlap in their distances to a target, so few need to be looked into.
         # Pairs are sorted, as a key would be a call for each: no two nodes are equally far.
         for _, index in sorted([((away >> (i - 1) ^ 1) << (i - 1), i) for i in self._buckets]):
             bucket = self._buckets[index]
-            some = bucket.doubtful if doubtful else bucket.able
-            near += sorted([(number ^ goal, contact) for number, contact in some])
-            if len(near) > count:
+            some += bucket.doubtful if doubtful else bucket.able
+            if len(some) > count:
                 break
+        near = sorted([(number ^ goal, contact) for number, contact in some])
         return [contact for _, contact in near if contact.node != besides][:count]
 
     def stalest(self) -> Entry | None:

@@ -139,8 +139,9 @@ class Giver:
     def send_peers(self, peer: NodeId) -> None:
         """Tell a peer of others that it could trade with."""
         known = [p for p in self.mesh.partners.values() if p.node != peer and p.address[0]]
-        some = self.mesh.rng.sample(known, min(len(known), PEERS_TOLD_MAX))
-        told = tuple((p.node, p.address[0], p.address[1]) for p in some)
+        if len(known) > PEERS_TOLD_MAX:
+            known = self.mesh.rng.sample(known, PEERS_TOLD_MAX)
+        told = tuple([(p.node, *p.address) for p in known])
         self.mesh.send(peer, m.Peers(self.mesh.stream, told))
 
     def on_want(self, partner: Partner, want: m.Want, now: float) -> None:

@@ -362,7 +362,9 @@ class Swarm:
         """From partners, and from full nodes that hand us on to others."""
         if peer in self.partners or peer in self._joined:
             for node, ip, port in message.peers:
-                self.learn(NodeId(node), [(ip, port)], now=now)
+                if node != self.me:
+                    self.candidates.learn(NodeId(node), [(ip, port)])
+            self._seek_partners(now)
 
     def _on_leave(self, peer: NodeId, _message: m.Leave, now: float) -> None:
         if peer in self.partners or peer in self._joined:

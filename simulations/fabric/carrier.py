@@ -258,7 +258,8 @@ class Carrier:
         arrives = self._urgent(wire) + self._way(end)
         if self.loses or end.far.loses:
             arrives += self._repair(end, packets, wire, tail=True)
-        arrives = max(arrives, end.ordered_at)
+        if arrives < end.ordered_at:
+            arrives = end.ordered_at
         end.ordered_at = arrives
         self._go(end, arrives, message, packets, wire)
 

@@ -117,8 +117,9 @@ def test_twenty_nodes_on_one_machine_that_watch_three_streams_are_not_throttled(
     assert all(host.provided[-1].holders >= 15 for host in hosts)
     viewer = local(net, 50)
     net.introduce(viewer, hosts[7])
-    done = net.find(viewer, topic(2))
-    assert done.found == 20
+    for _ in range(3):  # An answer has room for some five of the 20 records, drawn at random.
+        net.find(viewer, topic(2))
+    assert viewer.nodes_found() == {host.node for host in hosts}
 
 
 def test_look_ups_find_the_closest_nodes_in_few_hops(world: tuple[Network, list[Host]]) -> None:

@@ -8,6 +8,7 @@ from math import inf
 import pytest
 
 from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Send
+from p2pstream.dht.lookup import ALPHA, ALPHA_START
 from p2pstream.dht.messages import (
     Announce,
     Denied,
@@ -253,6 +254,39 @@ def test_whoever_answered_a_find_is_not_asked_again_before_it_gets_the_record() 
     tokens = {s.peer: s.message.token for s in sends if isinstance(s.message, Announce)}
     assert tokens == {node(n): bytes([n]) * 16 for n in (1, 2)}
     assert len(sends) == 2
+
+
+def test_a_further_round_of_providing_asks_only_whom_the_one_before_has_not() -> None:
+    t = found(1, 2)
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+    for effect in t.effects():
+        if isinstance(effect, Send) and isinstance(effect.message, Announce):
+            t.dht.receive(effect.peer, Stored(effect.message.rid), now=t.now)
+    t.befriend(3)
+    t.sleep(2 * RETRY_S_MIN)
+
+    sends = [effect for effect in t.effects() if isinstance(effect, Send)]
+    assert [(s.peer, type(s.message)) for s in sends] == [(node(3), FindNode)]
+
+
+def test_whose_token_is_no_good_is_asked_for_another() -> None:
+    t = found(1)
+    t.dht.provide(KEY, (SEEN_AS,), now=t.now)
+    (put,) = t.said(1)
+    t.hear(1, Denied(put.rid, Reason.BAD_TOKEN))
+    t.sleep(2 * RETRY_S_MIN)
+    assert isinstance(t.said(1)[0], FindNode)
+
+
+def test_many_are_asked_at_first_only_where_no_links_stand() -> None:
+    linked, cold = Talk(), Talk()
+    for n in range(1, 11):
+        linked.befriend(n)
+        cold.dht.learn(contact(n), now=cold.now)
+    linked.dht.find(KEY, now=linked.now)
+    cold.dht.find(KEY, now=cold.now)
+    assert sum(isinstance(effect, Send) for effect in linked.effects()) == ALPHA
+    assert sum(isinstance(effect, Dial) for effect in cold.effects()) == ALPHA_START
 
 
 def test_what_a_find_learned_is_used_once_and_while_it_is_young() -> None:

@@ -380,6 +380,7 @@ def test_whoever_promised_more_than_it_can_carry_takes_fewer_children_until_it_c
 
     for host in viewers:
         host.up_bps = float("inf")
+    mesh.world.run(1.0)  # What waits in their queues goes.
     before = [mesh.swarm(host).children.slots for host in crowded]
     mesh.world.run(12.0)
     mesh.check()
