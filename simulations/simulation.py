@@ -28,7 +28,7 @@ from simulations.studio import Studio
 from simulations.verifying import shared_verification
 
 TICKET_SEEDS_MAX = 7  # And the broadcaster itself: access.SEEDS_MAX is 8.
-TIDY_S = 60  # Nodes that have left lie in cycles. Each 10 s it was 3 % of a short run, and found little.
+TIDY_S = 60  # Nodes that have left lie in cycles. Each 10 s it was 3 % of a short run.
 Progress = Callable[[float, float], None]  # Virtual seconds done, of how many.
 
 

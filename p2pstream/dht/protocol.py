@@ -444,7 +444,8 @@ class Dht:
         self._lookups += 1
         self.counters.lookups += 1
         k, alpha = self._config.width(goal), self._config.alpha
-        lookup, start = self._trail(key, now=now) if goal is Goal.PROVIDE else None, self._start(key)
+        start = self._start(key)
+        lookup = self._trail(key, now=now) if goal is Goal.PROVIDE else None
         if lookup is None:
             # Whom we have a link to is alive: no need to ask many at once.
             linked = sum(contact.node in self._queries.links for contact in start[:alpha])

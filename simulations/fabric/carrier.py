@@ -255,27 +255,11 @@ class Carrier:
     def _launch_control(self, end: End, message: Message, size: int) -> None:
         packets = 1 + size // PACKET_PAYLOAD
         wire = size + packets * PACKET_OVERHEAD
-        arrives = self._urgent(wire) + self._way(end)
-        if self.loses or end.far.loses:
-            arrives += self._repair(end, packets, wire, tail=True)
+        arrives = self._fly(end, self._urgent(wire), packets, wire, tail=True)
         if arrives < end.ordered_at:
             arrives = end.ordered_at
         end.ordered_at = arrives
-        self._go(end, arrives, message, packets, wire)
-
-    def _go(self, end: End, arrives: float, message: Any, packets: int, wire: int) -> None:
-        """On its way. The other end will acknowledge, which its uplink pays for; what is lost of
-        acknowledgements is never repaired.
-        """
-        there = end.far
-        acks = ACK_BYTES * ((packets + 1) // 2)
-        theirs = there.traffic
-        theirs.bytes_out += acks
-        theirs.acks_out += acks
-        there.up.push(acks, now=self.world.now)
-        self.traffic.bytes_in += acks
-        self.network.flying += wire
-        self.world.at(arrives, there.arrive, end.twin, message, wire, 0)
+        self.world.at(arrives, end.far.arrive, end.twin, message, wire)
 
     def _urgent(self, wire: int) -> float:
         """Send ahead of what waits here, but behind what is already in the router's queue."""
@@ -377,24 +361,34 @@ class Carrier:
         traffic.bytes_out += wire
         traffic.parcels_out += 1
         traffic.pieces_out += len(parcel.body)
-        arrives = leaves + self._way(end)
-        if self.loses or end.far.loses:
-            arrives += self._repair(end, packets, wire, tail=False)
+        arrives = self._fly(end, leaves, packets, wire, tail=False)
         if end.window < wire:
             arrives += 2 * end.delay_s  # Slow start: the rest of it follows a round trip later.
         if end.window < QUEUE_BYTES_MAX:
             end.window = min(2 * end.window, QUEUE_BYTES_MAX)
-        self._go(end, arrives, parcel, packets, wire)
+        self.world.at(arrives, end.far.arrive, end.twin, parcel, wire)
 
     # The way there.
 
-    def _way(self, end: End) -> float:
-        network, up = self.network, self.up
+    def _fly(self, end: End, leaves: float, packets: int, wire: int, *, tail: bool) -> float:
+        """When the last byte arrives of what leaves then. tail: nothing follows it closely.
+
+        The other end will acknowledge, which its uplink pays for; what is lost of acknowledgements
+        is never repaired.
+        """
+        network, up, far, now = self.network, self.up, end.far, self.world.now
+        network.flying += wire
+        acks = ACK_BYTES * ((packets + 1) // 2)
+        theirs = far.traffic
+        theirs.bytes_out += acks
+        theirs.acks_out += acks
+        far.up.push(acks, now=now)
+        self.traffic.bytes_in += acks
         base_s = way_s = end.delay_s + network.extra_delay_s
         if end.jitter_s:
             way_s += end.jitter_s * self.rng.expovariate(1.0)
         sample_s = way_s + base_s
-        queue_s = up.free_at - self.world.now
+        queue_s = up.free_at - now
         if queue_s > 0.0 and up.bps < inf:
             most_s = up.queue_bytes * 8 / up.bps
             if most_s > QUEUE_SEEN_S:
@@ -403,7 +397,10 @@ class Carrier:
         end.srtt_s += (sample_s - end.srtt_s) / 8  # RFC 9002 5.3.
         if network.jams:
             way_s += network.jammed_s(self.peer, end.there)
-        return way_s
+        arrives = leaves + way_s
+        if self.loses or far.loses:
+            arrives += self._repair(end, packets, wire, tail=tail)
+        return arrives
 
     def _repair(self, end: End, packets: int, wire: int, *, tail: bool) -> float:
         """Seconds until the last lost packet has been sent again and has arrived."""
@@ -426,7 +423,7 @@ class Carrier:
 
     # Arriving.
 
-    def arrive(self, end: End, message: Any, wire: int, tries: int) -> None:
+    def arrive(self, end: End, message: Any, wire: int, tries: int = 0) -> None:
         """The last byte has reached our router. end: ours."""
         if self.down.bps < inf:
             now = self.world.now

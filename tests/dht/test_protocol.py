@@ -273,6 +273,7 @@ def test_whose_token_is_no_good_is_asked_for_another() -> None:
     t = found(1)
     t.dht.provide(KEY, (SEEN_AS,), now=t.now)
     (put,) = t.said(1)
+    assert isinstance(put, Announce)
     t.hear(1, Denied(put.rid, Reason.BAD_TOKEN))
     t.sleep(2 * RETRY_S_MIN)
     assert isinstance(t.said(1)[0], FindNode)
