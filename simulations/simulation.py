@@ -89,7 +89,8 @@ class Simulation:
         # By what they watch: most checkers watch one thing.
         self._hear_effect = self._overriding("effect")
         watchers.parcel = _all_of(self._overriding("parcel"))
-        watchers.arrived = _all_of(self._overriding("arrived"))
+        if any(peer.twist for peer in self.peers):  # Else what is sent is what arrives.
+            watchers.arrived = _all_of(self._overriding("arrived"))
         self.world.at(1.0, self._each_second)
 
     @property

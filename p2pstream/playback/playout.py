@@ -167,7 +167,8 @@ class Playout:
         self._waiting = False
         if self._begin_at is not None and not self._may_begin(self._begin_at, now):
             return
-        yield from self._take_before_move()
+        if self.next_seq is not None and self.next_seq < self._moved_to:
+            yield from self._take_before_move()
         while (
             self.next_seq is not None
             and self.next_seq != self.end_seq

@@ -209,14 +209,21 @@ class Light(Peer):
         stream = getattr(header, "stream", None)
         if self._swarm is None and type(message) is m.Join:
             self._on_first_join(sender, message.stream)
+        if stream is None:
+            driver = self._dht
+        elif self._swarm is not None and stream == self.stream:
+            driver = self._swarm
+        else:
+            return
+        fault = None
         try:
-            if stream is None:
-                self._dht.tell(sender, message, self.local())
-            elif self._swarm is not None and stream == self.stream:
-                self._swarm.tell(sender, message, self.local())
+            driver.core.receive(sender, message, now=self.local())
         except PeerError as error:
-            guilty = isinstance(error, Misbehaviour)
-            self.convict(sender, str(error))
+            fault = error
+        driver.poke()
+        if fault is not None:
+            guilty = isinstance(fault, Misbehaviour)
+            self.convict(sender, str(fault))
             self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
 
     def _on_first_join(self, sender: NodeId, stream: bytes) -> None:
