@@ -106,7 +106,8 @@ class Playout:
     ) -> None:
         """A verified head came. fresh: it extends the live edge, so it tells where live is."""
         self._line[seq] = pts_s + duration_s, duration_s
-        self._latest = max(self._latest, seq)
+        if seq > self._latest:
+            self._latest = seq
         while len(self._line) > TIMELINE_MAX:
             del self._line[next(iter(self._line))]
         if fresh:
@@ -130,8 +131,8 @@ class Playout:
     def arrived(self, seq: int, *, now: float) -> float:
         """The chunk of `seq` became complete. Returns how early that was, in seconds."""
         margin_s = self.due(seq) - now
-        if self.next_seq is not None and seq >= self.next_seq:
-            self._margin_s = min(self._margin_s, margin_s)
+        if margin_s < self._margin_s and self.next_seq is not None and seq >= self.next_seq:
+            self._margin_s = margin_s
         return margin_s
 
     def due(self, seq: int) -> float:

@@ -81,4 +81,5 @@ def piece_count(size: int) -> int:
 
 def piece_size(size: int, index: int) -> int:
     """How many bytes piece `index` of a chunk of `size` bytes has."""
-    return min(PIECE_BYTES, size - index * PIECE_BYTES)
+    left = size - index * PIECE_BYTES
+    return left if left < PIECE_BYTES else PIECE_BYTES

@@ -125,8 +125,12 @@ class Head:
             raise BadMessage("stale head: not captured now by this node's clock")
         if self.size > self._bytes_max(epoch):
             raise Misbehaviour("exceeds_epoch_limits: more bytes than the announced bit rate")
-        if not epoch.signer.verify(self.raw[-SIGNATURE_BYTES:], self.raw[:-SIGNATURE_BYTES]):
+        if not epoch.signer.verify(*self._signature_and_rest):
             raise Misbehaviour("head with a wrong signature")
+
+    @cached_property
+    def _signature_and_rest(self) -> tuple[bytes, bytes]:
+        return self.raw[-SIGNATURE_BYTES:], self.raw[:-SIGNATURE_BYTES]
 
     def _bytes_max(self, epoch: Epoch) -> float:
         return BURST * epoch.bitrate_max / 8 * max(self.duration / TICKS_PER_S, 0.2)

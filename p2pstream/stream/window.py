@@ -81,7 +81,8 @@ class Window:
         self._heads[seq] = head
         for part in head.parts:
             self._chunks.setdefault(part.rendition, {})[seq] = _Chunk(part)
-        self.newest = max(self.newest, seq)
+        if seq > self.newest:
+            self.newest = seq
         if head.key:
             self._newest_key = max(self._newest_key, seq)
         self._evict()

@@ -98,7 +98,8 @@ class Giver:
         if len(news) > HEADS_MAX:
             del news[0]
         if self.map_at > now:
-            self.map_at = min(self.map_at, max(now, self._told_at + self._pause_s))
+            soon = self._told_at + self._pause_s
+            self.map_at = min(self.map_at, soon) if soon > now else now
 
     def forget(self, peer: NodeId) -> None:
         """It is no partner any more."""
@@ -116,7 +117,8 @@ class Giver:
             self.tell(partner, now=now)
             partner = self._next()
         if partner is not None:
-            self.map_at = max(self._due(partner), now + self._pause_s)
+            due, soon = self._due(partner), now + self._pause_s
+            self.map_at = due if due > soon else soon
 
     def tell(self, partner: Partner, *, now: float) -> None:
         """Send maps, from the first seq on that has changed since `partner` was told last."""
@@ -127,7 +129,8 @@ class Giver:
         self._pause_s = self._round_s / max(TURNS_MIN, len(mesh.partners))
         self._turns.pop(partner.node, None)
         self._turns[partner.node] = None
-        self.map_at = min(self.map_at, now + self._round_s)
+        if self.map_at > now + self._round_s:
+            self.map_at = now + self._round_s
         for rendition in mesh.renditions():
             masks = map(pack_mask, window.held(rendition, base))
             hops, parents = mesh.place(rendition)
@@ -257,7 +260,8 @@ class Giver:
         if hops is None:
             feed = rendition, substream_of(seq, index)
             hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
-        hops = min(hops, NO_HOPS - 1)
+        if hops >= NO_HOPS:
+            hops = NO_HOPS - 1
         header = m.Piece(mesh.stream, seq, rendition, index, hops, b"", piece.proof)
         return _Parcels(header, piece.data)
 

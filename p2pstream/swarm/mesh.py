@@ -88,7 +88,8 @@ class Mesh:
         head = self.newest_head()
         there = {part.rendition for part in head.parts} if head else set()
         if self.role is Role.SEED:
-            there &= {r for p in self.partners.values() if p.role is Role.VIEWER for r in p.heard}
+            viewer = Role.VIEWER
+            there &= {r for p in self.partners.values() if p.role is viewer for r in p.heard}
         return tuple(sorted(there))
 
     def edge(self, rendition: int) -> int:

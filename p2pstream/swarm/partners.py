@@ -172,7 +172,9 @@ def _behind(edge: int, newest: int) -> int:
     """By how many chunks; who claims what cannot be there yet is as far behind as can be."""
     if newest < 0:
         return 0  # We cannot tell.
-    return max(0, newest - edge) if edge <= newest + AHEAD_CHUNKS else HEADS_MAX
+    if edge >= newest:
+        return 0 if edge <= newest + AHEAD_CHUNKS else HEADS_MAX
+    return newest - edge
 
 
 @dataclass(slots=True)

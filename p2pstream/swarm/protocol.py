@@ -207,9 +207,17 @@ class Swarm:
     def wake_at(self) -> float:
         """See `Core`."""
         # A map can wait a little for something else to happen: most of them cost no alarm.
-        map_at = self._giver.map_at + MAP_SLACK_S
-        play_at = self.watch.playout.take_at if self.watch is not None else inf
-        return min(self._upkeep_at, map_at, self._taker.plan_at, self._parenting.seek_at, play_at)
+        at = self._giver.map_at + MAP_SLACK_S
+        # Asked after all that happens, so without a call: `min` would cost more than all else here.
+        if self._upkeep_at < at:
+            at = self._upkeep_at
+        if self._taker.plan_at < at:
+            at = self._taker.plan_at
+        if self._parenting.seek_at < at:
+            at = self._parenting.seek_at
+        if self.watch is not None and self.watch.playout.take_at < at:
+            at = self.watch.playout.take_at
+        return at
 
     def effects(self) -> list[Effect]:
         """See `Core`; besides its effects `Play`, `InitReady` and `EpochSeen`."""
@@ -374,7 +382,9 @@ class Swarm:
 
     def _on_map(self, partner: Partner, told: m.Map, now: float) -> None:
         partner.learn_map(told, self.window.newest)
-        self.mesh.claimed = max(self.mesh.claimed, told.base + len(told.masks) - 1)
+        last = told.base + len(told.masks) - 1
+        if last > self.mesh.claimed:
+            self.mesh.claimed = last
         self._parenting.seek(now=now)
         self._taker.note_map(told, now=now)
 
@@ -514,7 +524,7 @@ class Swarm:
         if hops > counters.hops_max:
             counters.hops_max = hops
         account.taken += size
-        mesh.depth[feed] = min(hops, NO_HOPS)
+        mesh.depth[feed] = hops if hops < NO_HOPS else NO_HOPS
         if header.seq > mesh.fed.get(feed, -1):
             mesh.fed[feed] = header.seq
 

@@ -46,7 +46,8 @@ class Taker:
     def note_head(self, seq: int, *, now: float) -> None:
         """A head has come: the pieces it names exist."""
         self._known_at.setdefault(seq, now)
-        self.plan_at = min(self.plan_at, now + scheduler.UNPROVEN_S)
+        if self.plan_at > now + scheduler.UNPROVEN_S:
+            self.plan_at = now + scheduler.UNPROVEN_S
         if self.mesh.watch is not None and self.mesh.watch.playout.next_seq is None:
             self.soon(now=now)
 
@@ -235,7 +236,8 @@ class Taker:
         next_seq = watch.playout.next_seq
         if next_seq is None:
             return edge + 1
-        return max(next_seq, edge - HEADS_MAX + 1)
+        oldest = edge - HEADS_MAX + 1
+        return next_seq if next_seq > oldest else oldest
 
     def _describe(self, seq: int, rendition: int, index: int, now: float) -> scheduler.Missing:
         parent = self.mesh.parents.by_feed.get((rendition, substream_of(seq, index)))

@@ -77,8 +77,11 @@ class Driver:
         if due < self.planned:
             self.planned = due
             peer = self.peer
-            self.alarm = max(peer.world.now, peer.clock.world(due))
-            peer.world.at(self.alarm, self.ring, self.alarm)
+            world, alarm = peer.world, peer.clock.world(due)
+            if alarm < world.now:
+                alarm = world.now
+            self.alarm = alarm
+            world.at(alarm, self.ring, alarm)
 
     def ring(self, alarm: float) -> None:
         """The alarm. One that was replaced by an earlier one rings in vain."""
