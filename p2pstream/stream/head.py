@@ -81,16 +81,16 @@ class Head:
     def hash(self) -> bytes:
         return sha256(self.raw[:-SIGNATURE_BYTES]).digest()
 
-    @property
+    @cached_property
     def key(self) -> bool:
         """Decoding may start here, in every rendition."""
         return bool(self.flags & KEY)
 
-    @property
+    @cached_property
     def discontinuity(self) -> bool:
         return bool(self.flags & DISCONTINUITY)
 
-    @property
+    @cached_property
     def end(self) -> bool:
         """The broadcaster ended the stream: nothing follows."""
         return bool(self.flags & END)

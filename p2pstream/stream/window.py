@@ -49,6 +49,7 @@ class Window:
         self._have: dict[int, dict[int, int]] = {}  # Likewise: what is here, as bits.
         self.bytes = 0
         self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
+        self.oldest_allowed = -HEADS_MAX  # Heads before this seq would leave at once.
         self._newest_key = -1
 
     def __contains__(self, seq: int) -> bool:
@@ -57,11 +58,6 @@ class Window:
     def __iter__(self) -> Iterator[int]:
         """The seqs whose heads we have, in order."""
         return iter(sorted(self._heads))
-
-    @property
-    def oldest_allowed(self) -> int:
-        """Heads before this seq would leave at once."""
-        return self.newest - HEADS_MAX + 1
 
     def head(self, seq: int) -> Head | None:
         return self._heads.get(seq)
@@ -82,7 +78,7 @@ class Window:
         for part in head.parts:
             self._chunks.setdefault(part.rendition, {})[seq] = _Chunk(part)
         if seq > self.newest:
-            self.newest = seq
+            self.newest, self.oldest_allowed = seq, seq - HEADS_MAX + 1
         if head.key:
             self._newest_key = max(self._newest_key, seq)
         self._evict()
@@ -127,10 +123,10 @@ class Window:
         have = self._have.get(rendition)
         return have.get(seq, 0) if have else 0
 
-    def held(self, rendition: int, base: int) -> list[int]:
+    def held(self, rendition: int, base: int) -> tuple[int, ...]:
         """As `have`, for each seq from `base` to the newest."""
         seqs, have = range(base, self.newest + 1), self._have.get(rendition, {})
-        return list(map(have.get, seqs, repeat(0)))
+        return tuple(map(have.get, seqs, repeat(0)))
 
     def missing(self, seq: int, rendition: int) -> int:
         """The pieces we lack of a chunk whose head we have, as a bit mask; all (-1) without it."""

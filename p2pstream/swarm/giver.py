@@ -18,7 +18,7 @@ from p2pstream.identity import NodeId
 from p2pstream.stream.window import HEADS_MAX, Window
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
-from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, substream_of
+from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, pack_masks, substream_of
 from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import Feed, feeds_of
 from p2pstream.swarm.scheduler import ANSWER_S
@@ -37,23 +37,21 @@ ANSWERS_MAX = 64  # Pieces sent for one Want.
 PEERS_TOLD_MAX = 16  # In one message.
 
 
-class _Parcels:
+class _Parcels(msgspec.Struct):
     """A piece, without its head and with it: the same objects for all children, so packed once."""
 
-    __slots__ = ("_headed", "bare", "header", "size")
-
-    def __init__(self, header: m.Piece, data: bytes) -> None:
-        self.header, self.size = header, len(data)
-        self.bare = Parcel(header, data)
-        self._headed: Parcel | None = None
+    header: m.Piece
+    size: int
+    bare: Parcel
+    with_head: Parcel | None = None
 
     def headed(self, window: Window) -> Parcel:
-        if self._headed is None:
+        if self.with_head is None:
             head = window.head(self.header.seq)
             assert head is not None, "its pieces are in the window"
             header = msgspec.structs.replace(self.header, head=head.raw)
-            self._headed = Parcel(header, self.bare.body)
-        return self._headed
+            self.with_head = Parcel(header, self.bare.body)
+        return self.with_head
 
 
 @dataclass(slots=True)
@@ -132,11 +130,11 @@ class Giver:
         if self.map_at > now + self._round_s:
             self.map_at = now + self._round_s
         for rendition in mesh.renditions():
-            masks = map(pack_mask, window.held(rendition, base))
+            masks = pack_masks(window.held(rendition, base))
             hops, parents = mesh.place(rendition)
             slots = mesh.children.room(rendition)
             key = max(0, window.newest_key())
-            told = m.Map(mesh.stream, rendition, base, tuple(masks), key, hops, parents, slots)
+            told = m.Map(mesh.stream, rendition, base, masks, key, hops, parents, slots)
             mesh.send(partner.node, told)
 
     def send_peers(self, peer: NodeId) -> None:
@@ -263,7 +261,7 @@ class Giver:
         if hops >= NO_HOPS:
             hops = NO_HOPS - 1
         header = m.Piece(mesh.stream, seq, rendition, index, hops, b"", piece.proof)
-        return _Parcels(header, piece.data)
+        return _Parcels(header, len(piece.data), Parcel(header, piece.data))
 
     def _room(self, now: float) -> float:
         """Bytes that may be sent to those who ask: what is left of the budget, and would get there

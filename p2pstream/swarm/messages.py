@@ -157,6 +157,7 @@ SWARM_MESSAGES: tuple[type[Message], ...] = (
 
 
 MASKS_CACHED = 4096  # The same few come again and again: of whole chunks, and of few pieces.
+MAPS_CACHED = 512  # Likewise: most maps are of some whole chunks. 64 masks each: 2 MiB at most.
 
 
 @lru_cache(MASKS_CACHED)
@@ -171,6 +172,18 @@ def unpack_mask(data: bytes) -> int:
     if data and not data[-1]:
         raise BadMessage("non_canonical: a bit mask with trailing zeros")
     return int.from_bytes(data, "little")
+
+
+@lru_cache(MAPS_CACHED)
+def pack_masks(masks: tuple[int, ...]) -> tuple[bytes, ...]:
+    """Each."""
+    return tuple(map(pack_mask, masks))
+
+
+@lru_cache(MAPS_CACHED)
+def unpack_masks(data: tuple[bytes, ...]) -> tuple[int, ...]:
+    """Each. Raises `BadMessage` as `unpack_mask` does."""
+    return tuple(map(unpack_mask, data))
 
 
 def bits(mask: int) -> list[int]:

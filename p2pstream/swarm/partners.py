@@ -22,7 +22,7 @@ from p2pstream.swarm.messages import (
     SUBSTREAMS,
     Map,
     Role,
-    unpack_mask,
+    unpack_masks,
 )
 
 PARTNERS_MAX = 16  # design/protocol.md: 8-16.
@@ -57,7 +57,7 @@ class Heard:
     parents: tuple[bytes, ...] = (b"",) * SUBSTREAMS
     slots: list[int] = field(default_factory=lambda: [0] * SUBSTREAMS)
 
-    def learn(self, base: int, masks: list[int]) -> None:
+    def learn(self, base: int, masks: tuple[int, ...]) -> None:
         """From `base` on it holds just this."""
         end = base + len(masks)
         if self.edge >= end:
@@ -135,7 +135,7 @@ class Partner:
 
         Raises `BadMessage`.
         """
-        masks = list(map(unpack_mask, message.masks))
+        masks = unpack_masks(message.masks)
         if message.base + len(masks) > SEQ_MAX:
             raise BadMessage("a map beyond the last seq there can be")
         heard = self._heard(message.rendition)
