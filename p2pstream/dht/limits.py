@@ -36,7 +36,9 @@ class Meter:
         """Whether `asker` may, now. Counts it if so."""
         left, at = self._left.pop(asker, (self._burst, now))
         if now > at:
-            left = min(self._burst, left + (now - at) * self._per_s)
+            left += (now - at) * self._per_s
+        if left > self._burst:
+            left = self._burst
         allowed = left >= 1.0
         self._left[asker] = left - allowed, now  # The latest comes last.
         if len(self._left) > self._askers_max:

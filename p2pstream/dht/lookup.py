@@ -45,8 +45,9 @@ class State(Enum):
     FAILED = auto()
 
 
-# Looking up a member costs as much as the rest of a round of the loop in `_window`.
-KNOWN, UNDER_WAY = State.KNOWN, (State.ANSWERED, State.ASKED)
+# By names of their own: Python 3.11 looks up a member of a class as long as it runs ten steps.
+KNOWN, ASKED, SLOW, ANSWERED, FAILED = State
+UNDER_WAY = ANSWERED, ASKED
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +58,7 @@ class Candidate:
     distance: int
     hops: int
     sources: set[NodeId] = field(default_factory=set)
-    state: State = State.KNOWN
+    state: State = KNOWN
     token: bytes = b""  # From its answer.
 
 
@@ -99,8 +100,8 @@ class Lookup:
         self.deadline = min(deadline, now + LOOKUP_S_MAX)
         self._k, self.patient, self.queries = k, False, 0
         for candidate in self._candidates.values():
-            if candidate.state is State.ASKED:
-                self._turn(candidate, State.KNOWN)
+            if candidate.state is ASKED:
+                self._turn(candidate, KNOWN)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -129,7 +130,7 @@ class Lookup:
         while len(self._order) > CANDIDATES_MAX:
             _, candidate = self._order.pop()
             del self._candidates[candidate.contact.node]
-            self._turn(candidate, State.FAILED)
+            self._turn(candidate, FAILED)
 
     def next(self) -> list[Contact]:
         """Whom to ask now. They count as asked from here on."""
@@ -137,28 +138,28 @@ class Lookup:
         able = min(width - self._busy, QUERIES_MAX - self.queries)
         if able <= 0:
             return []
-        chosen = [one for one in self._window() if one.state is State.KNOWN][:able]
+        chosen = [one for one in self._window() if one.state is KNOWN][:able]
         for candidate in chosen:
-            self._turn(candidate, State.ASKED)
+            self._turn(candidate, ASKED)
         self.queries += len(chosen)
         return [candidate.contact for candidate in chosen]
 
     def answered(self, node: NodeId, token: bytes) -> None:
         candidate = self._candidates.get(node)
-        if candidate is None or candidate.state is State.ANSWERED:
+        if candidate is None or candidate.state is ANSWERED:
             return
-        if candidate.state is State.SLOW:
+        if candidate.state is SLOW:
             self._misled.subtract(candidate.sources)
         self._kept.update(candidate.sources)
-        self._turn(candidate, State.ANSWERED)
+        self._turn(candidate, ANSWERED)
         candidate.token = token
         self.answers += 1
 
     def slow(self, node: NodeId) -> None:
         """`node` is late: do not wait for it."""
         candidate = self._candidates.get(node)
-        if candidate is not None and candidate.state is State.ASKED:
-            self._turn(candidate, State.SLOW)
+        if candidate is not None and candidate.state is ASKED:
+            self._turn(candidate, SLOW)
             self._misled.update(candidate.sources)
 
     def failed(self, node: NodeId) -> None:
@@ -166,7 +167,7 @@ class Lookup:
         self.slow(node)
         candidate = self._candidates.get(node)
         if candidate is not None:
-            self._turn(candidate, State.FAILED)
+            self._turn(candidate, FAILED)
 
     def over(self, *, now: float) -> bool:
         """Whether there is nothing left to ask or to wait for."""
@@ -176,13 +177,13 @@ class Lookup:
             return False  # Whom to ask may turn up yet.
         window = self._window()
         states = [candidate.state for candidate in window]
-        if State.ASKED in states or (State.KNOWN in states and self.queries < QUERIES_MAX):
+        if ASKED in states or (KNOWN in states and self.queries < QUERIES_MAX):
             return False
         return not (self.patient and self._late(window))
 
     def closest(self) -> list[Candidate]:
         """The nearest candidates that answered, nearest first, up to `k`."""
-        return [one for _, one in self._order if one.state is State.ANSWERED][: self._k]
+        return [one for _, one in self._order if one.state is ANSWERED][: self._k]
 
     def _new(self, contact: Contact, source: NodeId | None) -> Candidate:
         teller = self._candidates.get(source) if source is not None else None
@@ -194,7 +195,7 @@ class Lookup:
         return candidate
 
     def _turn(self, candidate: Candidate, state: State) -> None:
-        self._busy += (state is State.ASKED) - (candidate.state is State.ASKED)
+        self._busy += (state is ASKED) - (candidate.state is ASKED)
         candidate.state, self._near = state, None
 
     def _window(self) -> list[Candidate]:
@@ -209,11 +210,13 @@ class Lookup:
 
     def _late(self, window: list[Candidate]) -> bool:
         reach = window[-1].distance if len(window) == self._k else inf
-        late = (one for one in self._candidates.values() if one.state is State.SLOW)
+        late = (one for one in self._candidates.values() if one.state is SLOW)
         return any(candidate.distance < reach for candidate in late)
 
     def _credible(self, candidate: Candidate) -> bool:
-        return not candidate.sources or any(map(self._trusted, candidate.sources))
+        if not self._misled or not candidate.sources:
+            return True
+        return any(map(self._trusted, candidate.sources))
 
     def _trusted(self, source: NodeId) -> bool:
         misled = self._misled.get(source, 0)

@@ -239,9 +239,11 @@ class Dht:
             self._rejoin_at,
         )
         for task in self._tasks.values():
-            at = min(at, task.lookup.deadline)
+            if task.lookup.deadline < at:
+                at = task.lookup.deadline
         for provision in self._provisions.values():
-            at = min(at, provision.next_at)
+            if provision.next_at < at:
+                at = provision.next_at
         return at
 
     def effects(self) -> Iterable[object]:

@@ -68,22 +68,19 @@ class Patience:
     """How long to wait for an answer before asking somebody else too."""
 
     def __init__(self) -> None:
+        self.seconds = LATE_S_START
         self._mean_s = 0.0
         self._deviation_s = 0.0
 
     def note(self, seconds: float) -> None:
         """An answer took this long (RFC 6298, section 2, with its gains)."""
-        if not self._mean_s:
+        if self._mean_s:
+            self._deviation_s += (abs(seconds - self._mean_s) - self._deviation_s) / 4
+            self._mean_s += (seconds - self._mean_s) / 8
+        else:
             self._mean_s, self._deviation_s = seconds, seconds / 2
-            return
-        self._deviation_s += (abs(seconds - self._mean_s) - self._deviation_s) / 4
-        self._mean_s += (seconds - self._mean_s) / 8
-
-    @property
-    def seconds(self) -> float:
-        if not self._mean_s:
-            return LATE_S_START
-        return min(LATE_S_MAX, max(LATE_S_MIN, self._mean_s + 4 * self._deviation_s))
+        if self._mean_s:
+            self.seconds = min(LATE_S_MAX, max(LATE_S_MIN, self._mean_s + 4 * self._deviation_s))
 
 
 class Queries:

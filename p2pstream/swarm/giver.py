@@ -97,7 +97,8 @@ class Giver:
             del news[0]
         if self.map_at > now:
             soon = self._told_at + self._pause_s
-            self.map_at = min(self.map_at, soon) if soon > now else now
+            if soon < self.map_at:
+                self.map_at = soon if soon > now else now
 
     def forget(self, peer: NodeId) -> None:
         """It is no partner any more."""

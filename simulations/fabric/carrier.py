@@ -271,9 +271,9 @@ class Carrier:
         if up.free_at <= now:
             up.free_at = now + seconds
             return now + seconds
-        ahead = min(up.free_at - now, FLIGHT_BYTES * 8 / up.bps)
+        ahead, most = up.free_at - now, FLIGHT_BYTES * 8 / up.bps
         up.free_at += seconds
-        return now + ahead + seconds
+        return now + (ahead if ahead < most else most) + seconds
 
     def _hold(self, end: End, message: Message, size: int) -> None:
         """The path is blocked: QUIC probes it, ever more rarely."""
