@@ -52,7 +52,7 @@ from p2pstream.dht.records import (
     parse_record,
     read_record,
 )
-from p2pstream.dht.table import Contact, RoutingTable
+from p2pstream.dht.table import RICH, Contact, RoutingTable
 from p2pstream.dht.tasks import (
     RETRY_S_MAX,
     RETRY_S_MIN,
@@ -675,7 +675,7 @@ class Dht:
             i for i in range(256, nearest, -1) if now >= self._refreshed.get(i, -inf) + refresh_s
         ]
         # Newcomers may have filled the bucket since we joined.
-        rich = {i for i in due if sizes.get(i, 0) >= self._config.k // 2}
+        rich = {i for i in due if sizes.get(i, 0) >= RICH}
         self._refreshed |= dict.fromkeys(rich - self._refreshed.keys(), now)
         poor = [i for i in due if now >= self._refreshed.get(i, -inf) + refresh_s]
         if not poor or len(self._tasks) >= LOOKUPS_MAX:

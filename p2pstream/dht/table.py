@@ -20,6 +20,7 @@ from p2pstream.dht.addresses import subnet_large, subnet_small
 from p2pstream.identity import Address, NodeId
 
 BUCKET_SIZE = 16  # k; security/architecture.md 5.4. The Kademlia paper (2.2) has 20.
+RICH = BUCKET_SIZE // 2  # A bucket with so many has enough to find the way. Wild guess.
 SPARES_MAX = 10  # security/architecture.md 5.4: replacement cache.
 SUBNET_BUCKET_MAX = 2  # The same: contacts of one IPv4 /24 or IPv6 /56 in one bucket.
 SUBNET_TABLE_MAX = 10  # The same: contacts of one IPv4 /24 or IPv6 /48 in the table.
@@ -221,14 +222,14 @@ class RoutingTable:
         return len(near) < SUBNET_BUCKET_MAX and self._by_subnet[large] < SUBNET_TABLE_MAX
 
     def lacks(self, contact: Contact) -> bool:
-        """Whether there is a place for `contact` itself, so that it is worth a question of its own.
+        """Whether `contact` is worth a question of its own: its bucket is poor.
 
-        Spares are found on the way: whoever answers in a look-up is one.
+        The other places are for whoever answers in a look-up: that costs nothing more.
         """
         bucket = self._buckets.get(self.index(contact.node))
-        full = bucket is not None and len(bucket.able) >= BUCKET_SIZE
+        poor = bucket is None or len(bucket.able) < RICH
         known = bucket is not None and contact.node in bucket.live
-        return (not full or known) and self.wants(contact)
+        return (poor or known) and self.wants(contact)
 
     @property
     def lonely(self) -> bool:

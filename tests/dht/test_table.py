@@ -12,6 +12,7 @@ from p2pstream.dht.table import (
     BUCKET_SIZE,
     FRESH_S,
     PROBE_GAP_S,
+    RICH,
     SPARES_MAX,
     SUBNET_BUCKET_MAX,
     SUBNET_TABLE_MAX,
@@ -232,9 +233,12 @@ def test_a_mapped_address_of_a_dual_stack_socket_is_plain_ipv4() -> None:
     assert pack_host("8.8.8.8") == bytes([8, 8, 8, 8])
 
 
-def test_a_full_bucket_lacks_nobody_until_one_of_its_contacts_is_in_doubt() -> None:
-    table = full_table()
-    assert not table.lacks(contact(100)), "it would be a spare, which a look-up finds too"
+def test_a_rich_bucket_lacks_nobody_until_too_many_of_its_contacts_are_in_doubt() -> None:
+    table = RoutingTable(LOCAL)
+    for n in range(RICH):
+        assert table.lacks(contact(n))
+        table.heard(contact(n), rtt_s=0.1, now=0.0)
+    assert not table.lacks(contact(100)), "look-ups find the others"
     assert table.lacks(contact(3)), "it may have moved"
 
     table.silent(contact(5))
