@@ -6,6 +6,7 @@ that fails raises before it is stored, so nothing unverified can be announced, p
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator
 from itertools import repeat
 
@@ -45,6 +46,7 @@ class Window:
 
     def __init__(self) -> None:
         self._heads: dict[int, Head] = {}
+        self._seqs: list[int] = []  # Those, in order.
         self._chunks: dict[int, dict[int, _Chunk]] = {}  # By rendition and seq.
         self._have: dict[int, dict[int, int]] = {}  # Likewise: what is here, as bits.
         self.bytes = 0
@@ -57,7 +59,7 @@ class Window:
 
     def __iter__(self) -> Iterator[int]:
         """The seqs whose heads we have, in order."""
-        return iter(sorted(self._heads))
+        return iter(self._seqs[:])
 
     def head(self, seq: int) -> Head | None:
         return self._heads.get(seq)
@@ -75,6 +77,7 @@ class Window:
         if seq < self.oldest_allowed:
             return False
         self._heads[seq] = head
+        insort(self._seqs, seq)
         for part in head.parts:
             self._chunks.setdefault(part.rendition, {})[seq] = _Chunk(part)
         if seq > self.newest:
@@ -170,7 +173,7 @@ class Window:
 
     def _evict(self) -> None:
         while len(self._heads) > HEADS_MAX or self.bytes > BYTES_MAX:
-            seq = min(self._heads)
+            seq = self._seqs.pop(0)
             for part in self._heads.pop(seq).parts:
                 self.bytes -= self._chunks[part.rendition].pop(seq).bytes
                 if part.rendition in self._have:
