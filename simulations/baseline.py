@@ -12,7 +12,7 @@ from pathlib import Path
 from simulations import compare, reading, runner
 
 FOLDER = Path(__file__).parent / "baselines"
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3, 4)  # Of two the interval is so wide that half a second more of lag was none.
 JOBS = 2
 
 
