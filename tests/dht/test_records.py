@@ -17,6 +17,7 @@ from p2pstream.dht.records import (
     EXPIRY_S_MAX,
     PROVIDERS_MAX,
     PROVIDERS_SUBNET_MAX,
+    RECORDS_REMEMBERED,
     RECORDS_STORED_MAX,
     SUBNET_RECORDS_MAX,
     Forged,
@@ -24,6 +25,7 @@ from p2pstream.dht.records import (
     Store,
     make_record,
     parse_record,
+    read_record,
 )
 from p2pstream.errors import BadMessage
 from p2pstream.identity import Address, NodeId
@@ -98,6 +100,16 @@ def test_a_record_cut_short_or_with_bytes_to_spare_is_refused(cut: int, extra: b
 def test_a_record_has_four_addresses_at_most() -> None:
     with pytest.raises(AssertionError):
         record(addresses=(HOME,) * (ADDRESSES_MAX + 1))
+
+
+def test_records_read_before_are_remembered_up_to_a_limit() -> None:
+    key = topic(1)
+    for seq in range(RECORDS_REMEMBERED + 10):
+        read = make_record(
+            key, (), expires=1, seq=seq, public=key_of(1).public, sign=lambda _: bytes(64)
+        )
+        assert read_record(read.data) == read
+    assert read_record.cache_info().currsize == RECORDS_REMEMBERED
 
 
 def test_a_newer_record_replaces_an_older_one_and_never_the_other_way() -> None:

@@ -16,7 +16,17 @@ from p2pstream.stream.window import HEADS_MAX
 from p2pstream.swarm import limbo, scheduler
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.limbo import Limbo
-from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, bits, pack_mask, unpack_mask
+from p2pstream.swarm.messages import (
+    MAPS_CACHED,
+    NO_HOPS,
+    SUBSTREAMS,
+    Role,
+    bits,
+    pack_mask,
+    pack_masks,
+    unpack_mask,
+    unpack_masks,
+)
 from p2pstream.swarm.partners import (
     CANDIDATES_MAX,
     DOUBT_S,
@@ -77,6 +87,13 @@ def test_any_bytes_are_a_set_or_a_bad_message(data: bytes) -> None:
         assert data[-1:] == b"\0"
         return
     assert pack_mask(mask) == data
+
+
+def test_whole_maps_are_packed_and_unpacked_alike_and_a_bounded_number_is_remembered() -> None:
+    for n in range(1, 2 * MAPS_CACHED):
+        masks = (n, 0, n << 8)
+        assert unpack_masks(pack_masks(masks)) == masks
+    assert pack_masks.cache_info().currsize == unpack_masks.cache_info().currsize == MAPS_CACHED
 
 
 def test_every_substream_carries_its_share_even_of_small_chunks() -> None:
