@@ -42,7 +42,7 @@ RECORDS_STORED_MAX = 20_000  # The same: per node.
 STORE_BYTES_MAX = 16 * 1024 * 1024  # The same.
 PROVIDERS_MAX = 100  # The same: per key.
 PROVIDERS_SUBNET_MAX = 8  # The same: per key and /24.
-RECORDS_REMEMBERED = 512  # Whoever looks a key up is told of the same ones by everybody. 0.3 MiB.
+RECORDS_REMEMBERED = 512  # Whoever looks a key up is told of the same ones by everybody. 0.5 MiB.
 # Of the whole store, per /24: whoever has one /24 cannot flush it. Wild guess: 5 %.
 SUBNET_RECORDS_MAX = 1000
 

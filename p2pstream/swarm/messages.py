@@ -157,7 +157,7 @@ SWARM_MESSAGES: tuple[type[Message], ...] = (
 
 
 MASKS_CACHED = 4096  # The same few come again and again: of whole chunks, and of few pieces.
-MAPS_CACHED = 512  # Likewise: most maps are of some whole chunks. 64 masks each: 2 MiB at most.
+MAPS_CACHED = 256  # Likewise: most maps are of some whole chunks. Of liars' masks 2 MiB each way.
 
 
 @lru_cache(MASKS_CACHED)
@@ -176,13 +176,13 @@ def unpack_mask(data: bytes) -> int:
 
 @lru_cache(MAPS_CACHED)
 def pack_masks(masks: tuple[int, ...]) -> tuple[bytes, ...]:
-    """Each."""
+    """Several, as `pack_mask` packs one."""
     return tuple(map(pack_mask, masks))
 
 
 @lru_cache(MAPS_CACHED)
 def unpack_masks(data: tuple[bytes, ...]) -> tuple[int, ...]:
-    """Each. Raises `BadMessage` as `unpack_mask` does."""
+    """Several, as `unpack_mask` unpacks one. Raises `BadMessage` as it does."""
     return tuple(map(unpack_mask, data))
 
 

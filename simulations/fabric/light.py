@@ -218,15 +218,11 @@ class Light(Peer):
             driver = self._swarm
         else:
             return
-        fault = None
         try:
-            driver.core.receive(sender, message, now=self.local())
+            driver.tell(sender, message, self.local())
         except PeerError as error:
-            fault = error
-        driver.poke()
-        if fault is not None:
-            guilty = isinstance(fault, Misbehaviour)
-            self.convict(sender, str(fault))
+            guilty = isinstance(error, Misbehaviour)
+            self.convict(sender, str(error))
             self.carrier.hang_up(sender, "misbehaviour" if guilty else "bad_message", guilty=guilty)
 
     def _on_first_join(self, sender: NodeId, stream: bytes) -> None:
