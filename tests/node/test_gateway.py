@@ -146,6 +146,23 @@ async def test_a_reload_is_held_until_the_part_is_there() -> None:
         assert '"0.3.m4s"' in answers[0]
 
 
+async def test_a_playlist_for_somebody_new_is_held_until_a_segment_is_complete() -> None:
+    async with serving() as (world, client), trio.open_nursery() as nursery:
+        world.play(3)
+        answers: list[str] = []
+
+        async def load() -> None:
+            answers.append((await client.get("live/stream.m3u8")).text)
+
+        nursery.start_soon(load)
+        await trio.sleep(0.2)
+        assert not answers
+        world.play(7)
+        await until(lambda: bool(answers))
+
+        assert answers[0].count(".m4s\n") == 1
+
+
 async def test_a_hinted_part_is_held_and_one_that_never_comes_is_not_found() -> None:
     async with serving() as (world, client), trio.open_nursery() as nursery:
         world.play(3)
