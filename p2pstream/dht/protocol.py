@@ -1,8 +1,9 @@
 """The DHT: finds the nodes that have a stream, without a server. Kademlia, as a core.
 
-Invariants: a contact enters the table only by answering a query of ours; a record enters the store
-or a result only verified; what was not asked for changes nothing but a counter; whatever strangers
-can make grow has a named limit. Every alarm is computed from state, and every wake moves it on.
+Invariants: a contact enters the table only by proving its key at its address, in the handshake of
+a link or by answering a query of ours; a record enters the store or a result only verified; what
+was not asked for changes nothing but a counter; whatever strangers can make grow has a named limit.
+Every alarm is computed from state, and every wake moves it on.
 
 Kademlia: Maymounkov and Mazieres 2002. Asynchronous waves and time-outs scaled to the round trip:
 Jimenez et al., P2P'11. Limits: security/architecture.md 5.4.
@@ -74,15 +75,12 @@ LOOKUPS_MAX = 32  # At a time. Wild guess: streams one node deals with, and its 
 PROVIDED_MAX = 64  # Keys we announce. The same guess, for a seed.
 LEADS_MAX = 64  # Contacts we were told to start from: a ticket's seeds and remembered peers.
 TRAILS_MAX = 8  # Look-ups that are over, but good to go on from. 2 MiB if all are full of lies.
-CANDIDATES_MAX = 64  # Linked peers that wait to be pinged; one bucket's worth, four times over.
 
 QUERIES_PER_S, QUERIES_BURST = 10.0, 50.0  # security/architecture.md 5.4: per IP.
 QUERIES_ALL_PER_S, QUERIES_ALL_BURST = 200.0, 400.0  # The same: in all; two seconds' worth.
 PUTS_PER_S = 4 / 60  # The same: per node id.
 # Enough for a node that starts to provide PUTS_BURST / 4 keys in a network that changes under it.
 PUTS_BURST = 12.0
-CANDIDATES_PER_S, CANDIDATES_BURST = 5.0, 32.0  # Wild guess: a seed meets newcomers at once.
-CANDIDATES_GAP_S = 0.2  # One candidate's share of a second.
 
 PROBE_GAP_S = 10.0  # security/architecture.md 5.4: at most one liveness probe in 10 s.
 PROBE_AGE_S = 300.0  # Wild guess: Kademlia's hour is too long for viewers, who stay for minutes.
@@ -102,11 +100,11 @@ class Dht:
 
     # Of more than 30 Python makes a dictionary, 1.6 kB each: a simulation has thousands.
     __slots__ = (
-        "_all_askers", "_askers", "_candidates", "_candidates_at", "_config", "_effects",
-        "_idle_at", "_joined", "_leads", "_lookups", "_meetings", "_probe_at", "_provisions",
-        "_public", "_putters", "_queries", "_refresh_at", "_refreshed", "_rejoin_at",
-        "_rejoin_s", "_rng", "_sign", "_store", "_sweep_at", "_table", "_tasks", "_tokens",
-        "_trails", "_wall", "counters", "node", "serving",
+        "_all_askers", "_askers", "_config", "_effects", "_idle_at", "_joined", "_leads",
+        "_lookups", "_probe_at", "_provisions", "_public", "_putters", "_queries",
+        "_refresh_at", "_refreshed", "_rejoin_at", "_rejoin_s", "_rng", "_sign", "_store",
+        "_sweep_at", "_table", "_tasks", "_tokens", "_trails", "_wall", "counters", "node",
+        "serving",
     )  # fmt: skip
 
     def __init__(
@@ -131,7 +129,6 @@ class Dht:
         self._store = Store(rng)
         self._queries = Queries(rng, self._emit)
         self._leads: OrderedDict[NodeId, Contact] = OrderedDict()
-        self._candidates: OrderedDict[NodeId, Contact] = OrderedDict()
         self._tasks: dict[int, Task] = {}
         self._lookups = 0
         self._trails: OrderedDict[bytes, Lookup] = OrderedDict()  # The last find of each key.
@@ -142,8 +139,7 @@ class Dht:
         self._askers = Meter(per_s=QUERIES_PER_S, burst=QUERIES_BURST)
         self._all_askers = Meter(per_s=QUERIES_ALL_PER_S, burst=QUERIES_ALL_BURST)
         self._putters = Meter(per_s=PUTS_PER_S, burst=PUTS_BURST)
-        self._meetings = Meter(per_s=CANDIDATES_PER_S, burst=CANDIDATES_BURST)
-        self._candidates_at = self._probe_at = self._refresh_at = inf
+        self._probe_at = self._refresh_at = inf
         self._sweep_at = self._rejoin_at = self._idle_at = inf
 
     # What the node wants.
@@ -232,7 +228,6 @@ class Dht:
         at = min(
             self._queries.wake_at(),
             self._idle_at,
-            self._candidates_at,
             self._probe_at,
             self._refresh_at,
             self._sweep_at,
@@ -256,14 +251,9 @@ class Dht:
         self._queries.link_up(peer, link, now=now)
         if self._queries.ours:
             self._idle_at = min(self._idle_at, now + LINK_IDLE_S)
-        contact = Contact(peer, self._queries.links[peer].address)
-        if not self._believes(contact.address):
-            return
-        if self._unknown(contact) and not self._queries.busy_with(peer):
-            self._candidates[peer] = contact
-            if len(self._candidates) > CANDIDATES_MAX:
-                self._candidates.popitem(last=False)
-            self._meet_candidates(now=now)
+        # The handshake was the question: who is there? Whoever only asks says so when asked first.
+        if self._table.lacks(Contact(peer, self._queries.links[peer].address)):
+            self._alive(peer, now=now)
 
     def _on_link_down(self, peer: NodeId, _link: LinkDown, *, now: float) -> None:
         for asking in self._queries.link_down(peer):
@@ -277,23 +267,6 @@ class Dht:
                 self._trails.pop(provision.key, None)
                 provision.retry_s = RETRY_S_MIN
                 self._hurry(provision, now=now)
-
-    def _meet_candidates(self, *, now: float) -> None:
-        self._candidates_at = inf
-        if self._joining:
-            return  # It asks most of them anyway; the others' turn comes when it is over.
-        for node, contact in list(self._candidates.items()):
-            if node in self._queries.links and self._unknown(contact):
-                if not self._queries.room or not self._meetings.take(None, now=now):
-                    self._candidates_at = now + CANDIDATES_GAP_S
-                    return
-                self._ping(contact, now=now)
-            del self._candidates[node]
-
-    def _unknown(self, contact: Contact) -> bool:
-        """Whether `contact` is not in the table, but there is a place for it."""
-        known = self._table.entry(contact.node)
-        return (known is None or known.contact != contact) and self._table.lacks(contact)
 
     # What others ask of us.
 
@@ -358,12 +331,12 @@ class Dht:
             return
         task = self._tasks.get(asking.lookup) if asking.lookup is not None else None
         records = _verify(answer, task) if task is not None else []
-        rtt_s = self._queries.close(asking, now=now)
+        self._queries.close(asking, now=now)
         self.counters.answered += 1
         if isinstance(answer, Denied):
             self._on_denied(peer, asking, answer, now=now)
             return
-        self._alive(peer, rtt_s=rtt_s, now=now)
+        self._alive(peer, now=now)
         if task is not None and isinstance(answer, (Nodes, Providers)):
             self._on_way(task, peer, answer, records, now=now)
         if asking.key is not None:
@@ -408,12 +381,13 @@ class Dht:
         if self._joined and self._rejoin_at == inf and self._table.lonely:
             self._rejoin_at = now + self._rejoin_s
 
-    def _alive(self, peer: NodeId, *, rtt_s: float, now: float) -> None:
+    def _alive(self, peer: NodeId, *, now: float) -> None:
+        """`peer`, whom we have a link to, has answered."""
         contact = Contact(peer, self._queries.links[peer].address)
         if not self._believes(contact.address):
             return
         is_new = peer not in self._table
-        challenged = self._table.heard(contact, rtt_s=rtt_s, now=now)
+        challenged = self._table.heard(contact, now=now)
         if challenged is not None and self._queries.room:
             self._ping(challenged, now=now)
         if is_new and peer in self._table:
@@ -516,7 +490,6 @@ class Dht:
                 self._announce(task, now=now)
             case Goal.JOIN:
                 self._plan_refresh(task, now=now)
-                self._meet_candidates(now=now)
             case Goal.REFRESH:
                 pass
 
@@ -625,8 +598,6 @@ class Dht:
         if now >= self._idle_at:
             self._queries.hang_up_idle(now=now)
             self._idle_at = now + LINK_IDLE_S / 2 if self._queries.ours else inf
-        if now >= self._candidates_at:
-            self._meet_candidates(now=now)
         if now >= self._probe_at:
             self._probe(now=now)
         if now >= self._refresh_at:

@@ -105,9 +105,6 @@ class Queries:
         """How many more queries may be asked now."""
         return ASKING_MAX - len(self._asking)
 
-    def busy_with(self, node: NodeId) -> bool:
-        return node in [asking.node for asking in self._asking.values()]
-
     def ask(
         self,
         contact: Contact,
@@ -148,13 +145,11 @@ class Queries:
         fits = isinstance(answer, (Denied, ANSWERS[type(asking.message)]))
         return asking if fits else None
 
-    def close(self, asking: Asking, *, now: float) -> float:
-        """The query is answered. Returns its round-trip time in seconds."""
+    def close(self, asking: Asking, *, now: float) -> None:
+        """The query is answered."""
         self._due = None
         del self._asking[asking.message.rid]
-        assert asking.sent_at is not None, "only what was sent is answered"
         (self._dial if asking.dialled else self._answer).note(now - asking.asked_at)
-        return now - asking.sent_at
 
     def overdue(self, *, now: float) -> tuple[list[Asking], list[Asking]]:
         """Queries that have become late, and those that are dead (and forgotten here)."""

@@ -1,9 +1,10 @@
 """The routing table: whom we know, arranged by distance from ourselves.
 
 One bucket per power of two of XOR distance, so we know many neighbours and a few strangers. Every
-contact in it has answered a query of ours. A full bucket keeps the contacts it has: a node that
-has been up for an hour is likely to stay up, and nobody can flush the table by minting fresh
-identities. Nor can anybody fill it from one subnet (security/architecture.md 5.4).
+contact in it has proven who and where it is, as a link began or by answering a query of ours. A
+full bucket keeps the contacts it has: a node that has been up for an hour is likely to stay up, and
+nobody can flush the table by minting fresh identities. Nor can anybody fill it from one subnet
+(security/architecture.md 5.4).
 
 Pure state. No clock, no dice, no sockets; `dht.lookup` decides what to do with it.
 """
@@ -36,12 +37,11 @@ class Contact(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A contact that answered us: when last, and how quickly. doubtful: silent since."""
+    """A contact that answered us, and when last. doubtful: silent since."""
 
     contact: Contact
     number: int
     heard_at: float
-    rtt_s: float
     doubtful: bool = False
 
 
@@ -174,15 +174,15 @@ class RoutingTable:
         """Live contacts by bucket, of the buckets that ever had one."""
         return {index: len(bucket.live) for index, bucket in self._buckets.items()}
 
-    def heard(self, contact: Contact, *, rtt_s: float, now: float) -> Contact | None:
-        """Note that `contact` answered a query of ours.
+    def heard(self, contact: Contact, *, now: float) -> Contact | None:
+        """Note that `contact` answered us.
 
         Returns the contact that must prove itself now, because somebody waits for its place.
         """
         node = contact.node
         assert node != self._local, "we never meet ourselves"
         bucket = self._buckets.get(self.index(node))
-        entry = Entry(contact, int.from_bytes(node), now, rtt_s)
+        entry = Entry(contact, int.from_bytes(node), now)
         known = bucket.live.get(node) if bucket else None
         if bucket is None or known is None or known.contact != contact:
             self._move_out(contact)
@@ -222,9 +222,9 @@ class RoutingTable:
         return len(near) < SUBNET_BUCKET_MAX and self._by_subnet[large] < SUBNET_TABLE_MAX
 
     def lacks(self, contact: Contact) -> bool:
-        """Whether `contact` is worth a question of its own: its bucket is poor.
+        """Whether `contact` is to be let in though nobody looked for it: its bucket is poor.
 
-        The other places are for whoever answers in a look-up: that costs nothing more.
+        The other places are for whoever answers in a look-up, and for those whom we know already.
         """
         bucket = self._buckets.get(self.index(contact.node))
         poor = bucket is None or len(bucket.able) < RICH

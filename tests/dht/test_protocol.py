@@ -23,7 +23,6 @@ from p2pstream.dht.messages import (
     WireContact,
 )
 from p2pstream.dht.protocol import (
-    CANDIDATES_MAX,
     LEADS_MAX,
     LOOKUPS_MAX,
     PROVIDED_MAX,
@@ -46,7 +45,7 @@ from p2pstream.dht.queries import (
     LINKS_DIALLED_MAX,
 )
 from p2pstream.dht.records import Record, make_record
-from p2pstream.dht.table import Contact
+from p2pstream.dht.table import RICH, Contact
 from p2pstream.dht.tasks import RETRY_S_MIN
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.identity import Address, NodeId
@@ -86,13 +85,6 @@ class Talk:
         self.effects()
         self.hear(n, query)
         return self.said(n)[0]
-
-    def befriend(self, n: int, *, address: Address | None = None) -> None:
-        """A peer links to us and answers the ping that follows."""
-        self.link(n, address=address)
-        for ping in self.said(n):
-            assert isinstance(ping, Ping)
-            self.hear(n, Pong(ping.rid))
 
     def sleep(self, seconds: float) -> None:
         end = self.now + seconds
@@ -193,7 +185,7 @@ def test_a_record_is_announced_at_the_only_node_there_is() -> None:
 
 def test_a_provider_with_few_holders_tells_a_newcomer_soon() -> None:
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     t.dht.provide(KEY, (SEEN_AS,), now=t.now)
     query = t.said(1)[0]
     assert isinstance(query, FindNode)
@@ -203,7 +195,7 @@ def test_a_provider_with_few_holders_tells_a_newcomer_soon() -> None:
     t.hear(1, Stored(put.rid))
 
     t.sleep(0.1)
-    t.befriend(2)
+    t.link(2)
     t.sleep(2 * RETRY_S_MIN)
 
     assert any(isinstance(message, FindNode) for message in t.said(2))
@@ -211,7 +203,7 @@ def test_a_provider_with_few_holders_tells_a_newcomer_soon() -> None:
 
 def test_a_provider_republishes_well_before_its_record_expires() -> None:
     t = Talk(Config(replicas_min=1))
-    t.befriend(1)
+    t.link(1)
     t.dht.provide(KEY, (SEEN_AS,), now=t.now)
     seen = []
     for _ in range(1200):
@@ -234,7 +226,7 @@ def found(*numbers: int) -> Talk:
     """A node that has just looked for KEY: these answered, each with a token of its own."""
     t = Talk()
     for n in numbers:
-        t.befriend(n)
+        t.link(n)
     t.dht.find(KEY, now=t.now)
     t.effects()
     for n in numbers:
@@ -262,7 +254,7 @@ def test_a_further_round_of_providing_asks_only_whom_the_one_before_has_not() ->
     for effect in t.effects():
         if isinstance(effect, Send) and isinstance(effect.message, Announce):
             t.dht.receive(effect.peer, Stored(effect.message.rid), now=t.now)
-    t.befriend(3)
+    t.link(3)
     t.sleep(2 * RETRY_S_MIN)
 
     sends = [effect for effect in t.effects() if isinstance(effect, Send)]
@@ -282,7 +274,7 @@ def test_whose_token_is_no_good_is_asked_for_another() -> None:
 def test_many_are_asked_at_first_only_where_no_links_stand() -> None:
     linked, cold = Talk(), Talk()
     for n in range(1, 11):
-        linked.befriend(n)
+        linked.link(n)
         cold.dht.learn(contact(n), now=cold.now)
     linked.dht.find(KEY, now=linked.now)
     cold.dht.find(KEY, now=cold.now)
@@ -325,7 +317,7 @@ def test_tokens_for_where_we_were_are_not_used_where_we_are() -> None:
 
 def test_finds_to_go_on_from_are_bounded() -> None:
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     for n in range(2 * TRAILS_MAX):
         t.dht.find(topic(n), now=t.now)
         (query,) = t.said(1)
@@ -336,7 +328,7 @@ def test_finds_to_go_on_from_are_bounded() -> None:
 
 def test_what_is_withdrawn_is_announced_no_more() -> None:
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     t.dht.provide(KEY, (SEEN_AS,), now=t.now)
     t.dht.withdraw(KEY)
     query = t.said(1)[0]
@@ -368,38 +360,32 @@ def test_find_looks_into_our_own_store_first() -> None:
     assert Found(number, KEY, (mine,)) in t.effects()
 
 
-def test_a_peer_that_links_to_us_enters_the_table_by_answering() -> None:
+def test_a_peer_that_links_to_us_is_in_the_table_unasked_and_moves_with_its_link() -> None:
     t = Talk()
     t.link(1)
-    (ping,) = t.said(1)
-    assert isinstance(ping, Ping)
-    assert t.dht.contacts() == []
-
-    t.hear(1, Pong(ping.rid))
-
     assert t.dht.contacts() == [contact(1)]
 
+    t.link(1, address=("99.9.9.9", 1))
 
-def test_who_links_to_us_while_we_join_is_pinged_afterwards_if_it_was_not_asked_meanwhile() -> None:
-    t = Talk()
-    t.dht.learn(contact(1), now=t.now)
-    t.dht.join(now=t.now)
-    t.link(1, dialled=True)
-    (query,) = t.said(1)
-    assert isinstance(query, FindNode)
-    t.link(2)
-    t.link(3, address=("99.9.9.9", 1))
+    assert t.dht.contacts() == [Contact(node(1), ("99.9.9.9", 1))]
     assert t.effects() == []
 
-    t.hear(1, Nodes(query.rid, wire(2), TOKEN))
-    ((peer, other),) = ((e.peer, e.message) for e in t.effects() if isinstance(e, Send))
-    assert isinstance(other, FindNode)
-    t.hear(2, Nodes(other.rid, (), TOKEN))
 
-    assert peer == node(2)
-    assert t.said(2) == []
-    (ping,) = (e.message for e in t.log if isinstance(e, Send) and e.peer == node(3))
-    assert isinstance(ping, Ping)
+def test_links_fill_half_a_bucket_the_other_half_is_for_those_who_answer() -> None:
+    t = Talk()
+    far = of_bucket(256, t, 20)
+    for n in far:
+        t.link(n)
+    assert t.dht.contacts() == [contact(n) for n in far[:RICH]]
+
+    t.dht.find(node(far[-1]), now=t.now)
+    n, asking = far[-1], t.dht._queries._asking
+    first = next(iter(asking.values()))
+    t.dht.receive(first.node, Providers(first.message.rid, (), wire(n), TOKEN), now=t.now)
+    query = next(one for one in asking.values() if one.node == node(n))
+    t.hear(n, Providers(query.message.rid, (), (), TOKEN))
+
+    assert contact(n) in t.dht.contacts()
 
 
 def of_bucket(index: int, t: Talk, count: int) -> list[int]:
@@ -413,7 +399,7 @@ def test_a_bucket_that_newcomers_have_filled_is_not_refreshed() -> None:
         t = Talk()
         t.dht._refresh_at = t.now
         for n in of_bucket(256, t, count) + of_bucket(255, t, 1):
-            t.befriend(n)
+            t.link(n)
         t.sleep(0.1)
         asked = [e for e in t.effects() if isinstance(e, Send) and isinstance(e.message, FindNode)]
         assert bool(asked) is (count == 3)
@@ -423,7 +409,7 @@ def test_a_refresh_ends_when_a_bucket_s_worth_of_nodes_has_answered() -> None:
     t = Talk()
     far = of_bucket(256, t, 400)
     for n in [*far[:3], *of_bucket(255, t, 1)]:
-        t.befriend(n)
+        t.link(n)
     t.dht._refresh_at = t.now
     t.sleep(0.1)
     (task,) = t.dht._tasks.values()
@@ -440,12 +426,13 @@ def test_a_refresh_ends_when_a_bucket_s_worth_of_nodes_has_answered() -> None:
     assert 8 <= asked <= 12
 
 
-def test_a_node_that_only_asks_stays_out_of_tables() -> None:
+def test_a_node_that_only_asks_leaves_the_table_when_asked_first() -> None:
     t = Talk()
     t.link(1)
-    (ping,) = t.said(1)
-    assert isinstance(ping, Ping)
-    t.hear(1, Denied(ping.rid, Reason.CLIENT))
+    t.dht.find(KEY, now=t.now)
+    (query,) = t.said(1)
+    assert isinstance(query, FindProviders)
+    t.hear(1, Denied(query.rid, Reason.CLIENT))
     assert t.dht.contacts() == []
 
     client = Talk(Config(serving=False))
@@ -455,7 +442,7 @@ def test_a_node_that_only_asks_stays_out_of_tables() -> None:
 
 def test_d04_answers_nobody_asked_for_are_ignored_and_counted() -> None:
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     t.link(2)
     t.said(2)
     t.dht.find(KEY, now=t.now)
@@ -514,7 +501,7 @@ def test_d05_every_bad_put_is_refused_with_a_reason_and_changes_nothing() -> Non
 
 def test_whoever_tells_a_forged_record_is_convicted_and_the_query_stays_open() -> None:
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     t.dht.find(KEY, now=t.now)
     (query,) = t.said(1)
     assert isinstance(query, FindProviders)
@@ -532,7 +519,7 @@ def test_whoever_tells_a_forged_record_is_convicted_and_the_query_stays_open() -
 def test_d07_addresses_of_strangers_that_are_no_plain_hosts_are_never_dialled() -> None:
     bad = [("127.0.0.1", 4000), ("169.254.169.254", 80), ("8.8.8.8", 53), ("10.0.0.1", 4000)]
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     t.dht.find(KEY, now=t.now)
     (query,) = t.said(1)
     assert isinstance(query, FindProviders)
@@ -574,7 +561,7 @@ def test_a_node_that_cannot_be_dialled_fails_at_once_and_a_silent_one_after_a_wh
 
 def test_a_linked_node_that_says_nothing_is_given_up() -> None:
     t = Talk()
-    t.befriend(1)
+    t.link(1)
     t.dht.find(KEY, now=t.now)
     t.effects()
 
@@ -657,17 +644,6 @@ def test_more_keys_than_a_node_may_provide_are_our_own_fault() -> None:
         t.dht.provide(topic(PROVIDED_MAX), (SEEN_AS,), now=t.now)
 
 
-def test_newcomers_are_pinged_a_few_at_a_time_and_a_bounded_number_waits() -> None:
-    t = Talk()
-    for n in range(1, 201):
-        t.link(n)
-        assert len(t.dht._candidates) <= CANDIDATES_MAX
-    pinged = [e for e in t.effects() if isinstance(e, Send)]
-    assert len(pinged) == 32
-    t.sleep(1.0)
-    assert 4 <= len([e for e in t.effects() if isinstance(e, Send)]) <= 6
-
-
 def test_look_ups_queries_and_links_of_our_own_are_bounded() -> None:
     t = Talk()
     for n in range(1, 120):
@@ -703,6 +679,4 @@ def test_a_node_that_lost_everybody_tries_its_first_contacts_again_less_and_less
 
     assert 8 <= len(dials) <= 16, dials
     t.link(1)
-    ping = next(m for m in t.said(1) if isinstance(m, Ping))
-    t.hear(1, Pong(ping.rid))
     assert t.dht.contacts() == [contact(1)]

@@ -33,7 +33,7 @@ def contact(n: int, host: str | None = None, port: int = 4000) -> Contact:
 def full_table() -> RoutingTable:
     table = RoutingTable(LOCAL)
     for n in range(BUCKET_SIZE):
-        assert table.heard(contact(n), rtt_s=0.1, now=0.0) is None
+        assert table.heard(contact(n), now=0.0) is None
     return table
 
 
@@ -44,22 +44,22 @@ def live(table: RoutingTable) -> set[NodeId]:
 def test_a_full_bucket_asks_its_stalest_contact_to_prove_itself() -> None:
     table = full_table()
 
-    assert table.heard(contact(99), rtt_s=0.1, now=FRESH_S) == contact(0)
-    assert table.heard(contact(98), rtt_s=0.1, now=FRESH_S + 1) is None, "one probe at a time"
-    table.heard(contact(0), rtt_s=0.1, now=FRESH_S + 2)
+    assert table.heard(contact(99), now=FRESH_S) == contact(0)
+    assert table.heard(contact(98), now=FRESH_S + 1) is None, "one probe at a time"
+    table.heard(contact(0), now=FRESH_S + 2)
     late = FRESH_S + PROBE_GAP_S
-    assert table.heard(contact(98), rtt_s=0.1, now=late) == contact(1)
+    assert table.heard(contact(98), now=late) == contact(1)
     assert live(table) == {contact(n).node for n in range(BUCKET_SIZE)}
 
 
 def test_contacts_heard_a_moment_ago_need_not_prove_themselves() -> None:
-    assert full_table().heard(contact(99), rtt_s=0.1, now=FRESH_S - 1) is None
+    assert full_table().heard(contact(99), now=FRESH_S - 1) is None
 
 
 def test_a_silent_contact_gives_way_to_the_freshest_spare() -> None:
     table = full_table()
-    table.heard(contact(98), rtt_s=0.1, now=1.0)
-    table.heard(contact(99), rtt_s=0.1, now=1.0)
+    table.heard(contact(98), now=1.0)
+    table.heard(contact(99), now=1.0)
 
     table.silent(contact(0))
 
@@ -70,14 +70,14 @@ def test_a_silent_contact_gives_way_to_the_freshest_spare() -> None:
 def test_a_silent_contact_without_a_spare_stays_in_doubt_and_is_not_told_to_others() -> None:
     """Our own link may be the one that is down."""
     table = RoutingTable(LOCAL)
-    table.heard(contact(1), rtt_s=0.1, now=0.0)
+    table.heard(contact(1), now=0.0)
 
     table.silent(contact(1))
 
     assert live(table) == {contact(1).node}
     assert table.closest(LOCAL) == []
     assert table.closest(LOCAL, doubtful=True) == [contact(1)]
-    table.heard(contact(1), rtt_s=0.1, now=1.0)
+    table.heard(contact(1), now=1.0)
     assert table.closest(LOCAL) == [contact(1)]
 
 
@@ -85,7 +85,7 @@ def test_a_newcomer_takes_the_place_of_one_in_doubt() -> None:
     table = full_table()
     table.silent(contact(3))
 
-    table.heard(contact(99), rtt_s=0.1, now=1.0)
+    table.heard(contact(99), now=1.0)
 
     assert contact(99).node in live(table)
     assert contact(3).node not in live(table)
@@ -101,9 +101,9 @@ def test_a_wrong_address_told_of_a_contact_does_not_put_it_in_doubt() -> None:
 
 def test_whoever_answers_at_an_address_replaces_who_was_there() -> None:
     table = RoutingTable(LOCAL)
-    table.heard(contact(1, host="127.0.0.1"), rtt_s=0.1, now=0.0)
+    table.heard(contact(1, host="127.0.0.1"), now=0.0)
 
-    table.heard(contact(2, host="127.0.0.1"), rtt_s=0.1, now=1.0)
+    table.heard(contact(2, host="127.0.0.1"), now=1.0)
 
     assert live(table) == {contact(2).node}
 
@@ -114,7 +114,7 @@ def test_d03_ten_thousand_ids_of_one_subnet_get_two_places_in_a_bucket_and_ten_i
     for n in range(10_000):
         number = (1 << (255 - n % 40)) | n  # Spread over 40 buckets.
         node = NodeId(number.to_bytes(32))
-        table.heard(Contact(node, ("45.1.2.3", 1024 + n)), rtt_s=0.1, now=1.0)
+        table.heard(Contact(node, ("45.1.2.3", 1024 + n)), now=1.0)
 
     mine = [entry for entry in table if entry.contact.address[0] == "45.1.2.3"]
     by_bucket = Counter(table.index(entry.contact.node) for entry in mine)
@@ -126,7 +126,7 @@ def test_d03_ten_thousand_ids_of_one_subnet_get_two_places_in_a_bucket_and_ten_i
 def test_nodes_on_one_machine_or_lan_are_not_limited_by_subnet() -> None:
     table = RoutingTable(LOCAL)
     for n in range(BUCKET_SIZE):
-        table.heard(contact(n, host="127.0.0.1", port=4000 + n), rtt_s=0.1, now=0.0)
+        table.heard(contact(n, host="127.0.0.1", port=4000 + n), now=0.0)
 
     assert len(table) == BUCKET_SIZE
 
@@ -151,7 +151,7 @@ def test_no_history_breaks_the_bounds_of_the_table(
     for now, (kind, n, host, port) in enumerate(history):
         one = Contact(NodeId(((n % 3 + 1 << 250) | n).to_bytes(32)), (host, port))
         if kind == "heard":
-            table.heard(one, rtt_s=0.1, now=float(now))
+            table.heard(one, now=float(now))
         elif kind == "silent":
             table.silent(one)
         else:
@@ -187,7 +187,7 @@ def test_closest_is_sorted_and_misses_nobody_nearer(
     table = RoutingTable(NodeId(local.to_bytes(32)))
     for n, node in enumerate(nodes - {local}):
         there = Contact(NodeId(node.to_bytes(32)), contact(n).address)
-        table.heard(there, rtt_s=0.1, now=0.0)
+        table.heard(there, now=0.0)
     goal = NodeId(target.to_bytes(32))
 
     found = [one.node ^ goal for one in table.closest(goal, count=8)]
@@ -237,7 +237,7 @@ def test_a_rich_bucket_lacks_nobody_until_too_many_of_its_contacts_are_in_doubt(
     table = RoutingTable(LOCAL)
     for n in range(RICH):
         assert table.lacks(contact(n))
-        table.heard(contact(n), rtt_s=0.1, now=0.0)
+        table.heard(contact(n), now=0.0)
     assert not table.lacks(contact(100)), "look-ups find the others"
     assert table.lacks(contact(3)), "it may have moved"
 
