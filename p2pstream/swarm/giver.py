@@ -24,7 +24,7 @@ from p2pstream.swarm.push import Feed, feeds_of
 from p2pstream.swarm.scheduler import ANSWER_S
 
 ROUND_S = 1.0  # In which every partner is told what we hold, one after another: the design's 1-2 s.
-CALM_ROUND_S = 2.0  # The same while nobody is in need (as Trickle slows down, RFC 6206).
+CALM_ROUND_S = 2.0  # While nobody is in need (as Trickle slows down, RFC 6206): all at once.
 TURNS_MIN = 12  # In a round: 83 ms for each partner where there are few.
 PIECE_LIFE_S = 2.0  # A piece older than this is not worth sending.
 BACKLOG_S = 1.0  # A child whose queue is longer than this gets no more pushed until it drains.
@@ -65,8 +65,6 @@ class Giver:
     mesh: Mesh
     map_at: float = inf
     _told_at: float = -inf
-    _round_s: float = ROUND_S
-    _pause_s: float = 0.0
     _changes: int = 0
     _news: list[tuple[int, int]] = field(default_factory=list)  # (count, seq)
     _turns: dict[NodeId, None] = field(default_factory=dict)  # Who waits longest comes first.
@@ -87,7 +85,7 @@ class Giver:
         self._push(filter(None, map(partners.get, new)), parcels, now)
 
     def note_change(self, seq: int, *, now: float) -> None:
-        """We hold more of `seq` than before: tell the partners, one after another."""
+        """We hold more of `seq` than before: the partners are to hear of it."""
         self._changes += 1
         news = self._news
         while news and news[-1][1] >= seq:
@@ -95,8 +93,8 @@ class Giver:
         news.append((self._changes, seq))
         if len(news) > HEADS_MAX:
             del news[0]
-        if self.map_at > now:
-            soon = self._told_at + self._pause_s
+        if now < self.mesh.needy_until and self.map_at > now:
+            soon = self._told_at + self._pause_s()
             if soon < self.map_at:
                 self.map_at = soon if soon > now else now
 
@@ -105,38 +103,61 @@ class Giver:
         self._turns.pop(peer, None)
 
     def tell_next(self, *, now: float) -> None:
-        """Send a map to the partner that has waited longest, and let the others wait their turn.
+        """Send maps to the partner that has waited longest; while nobody is in need, to all.
 
-        All partners at once, after each chunk, would be three times as many messages, most of them
-        about what the other holds too. One after another, some partner's map is always fresh.
+        In need, all partners at once after each chunk would be three times as many messages, most
+        of them about what the other holds too. One after another, some partner's map is always
+        fresh. While all is calm nothing but the maps happens then, and the same maps do for all.
         """
         self.map_at = inf
+        if now >= self.mesh.needy_until:
+            self._tell_all(now)
+            return
         partner = self._next()
         if partner is not None and self._due(partner) <= now:
             self.tell(partner, now=now)
             partner = self._next()
         if partner is not None:
-            due, soon = self._due(partner), now + self._pause_s
+            due, soon = self._due(partner), now + self._pause_s()
             self.map_at = due if due > soon else soon
+
+    def _tell_all(self, now: float) -> None:
+        made: dict[int, list[m.Map]] = {}
+        for partner in self.mesh.partners.values():
+            base = self._first_change(partner.told)
+            if base not in made:
+                made[base] = self._maps(base)
+            self._tell(partner, made[base], now)
 
     def tell(self, partner: Partner, *, now: float) -> None:
         """Send maps, from the first seq on that has changed since `partner` was told last."""
-        mesh, window = self.mesh, self.mesh.window
-        base = max(0, window.oldest_allowed, self._first_change(partner.told))
+        self._tell(partner, self._maps(self._first_change(partner.told)), now)
+
+    def _tell(self, partner: Partner, maps: list[m.Map], now: float) -> None:
         partner.told, partner.told_at, self._told_at = self._changes, now, now
-        self._round_s = ROUND_S if now < mesh.needy_until else CALM_ROUND_S
-        self._pause_s = self._round_s / max(TURNS_MIN, len(mesh.partners))
         self._turns.pop(partner.node, None)
         self._turns[partner.node] = None
-        if self.map_at > now + self._round_s:
-            self.map_at = now + self._round_s
-        for rendition in mesh.renditions():
-            masks = pack_masks(window.held(rendition, base))
-            hops, parents = mesh.place(rendition)
-            slots = mesh.children.room(rendition)
-            key = max(0, window.newest_key())
-            told = m.Map(mesh.stream, rendition, base, masks, key, hops, parents, slots)
-            mesh.send(partner.node, told)
+        for told in maps:
+            self.mesh.send(partner.node, told)
+        again = now + (ROUND_S if now < self.mesh.needy_until else CALM_ROUND_S)
+        if again < self.map_at:
+            self.map_at = again
+
+    def _maps(self, base: int) -> list[m.Map]:
+        """What we hold from `base` on, of each rendition."""
+        mesh, window = self.mesh, self.mesh.window
+        key = max(0, window.newest_key())
+        return [
+            m.Map(
+                mesh.stream, rendition, base, pack_masks(window.held(rendition, base)), key,
+                *mesh.place(rendition), mesh.children.room(rendition),
+            )
+            for rendition in mesh.renditions()
+        ]  # fmt: skip
+
+    def _pause_s(self) -> float:
+        """Between one partner's turn and the next's, in need."""
+        return ROUND_S / max(TURNS_MIN, len(self.mesh.partners))
 
     def send_peers(self, peer: NodeId) -> None:
         """Tell a peer of others that it could trade with."""
@@ -281,13 +302,14 @@ class Giver:
 
     def _first_change(self, since: int) -> int:
         """The lowest seq that has changed since so many changes; after the newest if none has."""
-        at = bisect_right(self._news, (since, inf))
-        return self._news[at][1] if at < len(self._news) else self.mesh.window.newest + 1
+        window, at = self.mesh.window, bisect_right(self._news, (since, inf))
+        first = self._news[at][1] if at < len(self._news) else window.newest + 1
+        return max(0, window.oldest_allowed, first)
 
     def _next(self) -> Partner | None:
         """Who waits longest."""
         return self.mesh.partners[next(iter(self._turns))] if self._turns else None
 
     def _due(self, partner: Partner) -> float:
-        """When to tell it something: that there is news, or else that we are still here."""
-        return -inf if partner.told < self._changes else partner.told_at + self._round_s
+        """When to tell it, in need: of news at once, or else that we are still here."""
+        return -inf if partner.told < self._changes else partner.told_at + ROUND_S
