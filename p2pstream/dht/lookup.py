@@ -47,7 +47,7 @@ class State(Enum):
 
 # By names of their own: Python 3.11 looks up a member of a class as long as it runs ten steps.
 KNOWN, ASKED, SLOW, ANSWERED, FAILED = State
-UNDER_WAY = ANSWERED, ASKED
+WORTHY = KNOWN, ASKED, ANSWERED  # A change from one to another leaves the window as it is.
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +98,7 @@ class Lookup:
         Who was being asked may be asked anew, as nobody listens for those answers any more.
         """
         self.deadline = min(deadline, now + LOOKUP_S_MAX)
-        self._k, self.patient, self.queries = k, False, 0
+        self._k, self.patient, self.queries, self._near = k, False, 0, None
         for candidate in self._candidates.values():
             if candidate.state is ASKED:
                 self._turn(candidate, KNOWN)
@@ -111,13 +111,14 @@ class Lookup:
 
     def vouch(self, contacts: Iterable[WireContact], *, source: NodeId) -> list[WireContact]:
         """Note that `source` told us of these too. Returns whom nobody has told of: `add` them."""
-        self._near, unheard = None, []
+        unheard = []
         for contact in contacts:
             candidate = self._candidates.get(contact.node)
             if candidate is None:
                 unheard.append(contact)
             elif candidate.hops:
                 candidate.sources.add(source)
+        self._doubt()
         return unheard
 
     def add(self, contacts: Iterable[Contact], *, source: NodeId | None = None) -> None:
@@ -126,7 +127,7 @@ class Lookup:
             candidate = self._candidates.get(contact.node) or self._new(contact, source)
             if source is not None and candidate.hops:
                 candidate.sources.add(source)
-                self._near = None
+        self._doubt()
         while len(self._order) > CANDIDATES_MAX:
             _, candidate = self._order.pop()
             del self._candidates[candidate.contact.node]
@@ -151,6 +152,7 @@ class Lookup:
         if candidate.state is SLOW:
             self._misled.subtract(candidate.sources)
         self._kept.update(candidate.sources)
+        self._doubt()
         self._turn(candidate, ANSWERED)
         candidate.token = token
         self.answers += 1
@@ -175,10 +177,10 @@ class Lookup:
             return True
         if not self._candidates:
             return False  # Whom to ask may turn up yet.
-        window = self._window()
-        states = [candidate.state for candidate in window]
-        if ASKED in states or (KNOWN in states and self.queries < QUERIES_MAX):
-            return False
+        window, able = self._window(), self.queries < QUERIES_MAX
+        for candidate in window:
+            if candidate.state is ASKED or (able and candidate.state is KNOWN):
+                return False
         return not (self.patient and self._late(window))
 
     def closest(self) -> list[Candidate]:
@@ -196,14 +198,21 @@ class Lookup:
 
     def _turn(self, candidate: Candidate, state: State) -> None:
         self._busy += (state is ASKED) - (candidate.state is ASKED)
-        candidate.state, self._near = state, None
+        if candidate.state not in WORTHY or state not in WORTHY:
+            self._near = None
+        candidate.state = state
+
+    def _doubt(self) -> None:
+        """What we know of who told whom has changed: where anybody lied, so may the window."""
+        if self._misled:
+            self._near = None
 
     def _window(self) -> list[Candidate]:
         """The `k` nearest that have answered, are being asked, or are worth asking."""
         if self._near is None:
             worthy = (
                 one for _, one in self._order
-                if one.state in UNDER_WAY or (one.state is KNOWN and self._credible(one))
+                if one.state in WORTHY and (one.state is not KNOWN or self._credible(one))
             )  # fmt: skip
             self._near = list(islice(worthy, self._k))
         return self._near

@@ -225,14 +225,12 @@ class Dht:
         self._keep_up(now=now)
 
     def wake_at(self) -> float:
-        at = min(
-            self._queries.wake_at(),
-            self._idle_at,
-            self._probe_at,
-            self._refresh_at,
-            self._sweep_at,
-            self._rejoin_at,
-        )
+        at = self._queries.wake_at()
+        for due in (
+            self._idle_at, self._probe_at, self._refresh_at, self._sweep_at, self._rejoin_at
+        ):  # fmt: skip  # Asked after all that happens: `min` would cost more.
+            if due < at:
+                at = due
         for task in self._tasks.values():
             if task.lookup.deadline < at:
                 at = task.lookup.deadline

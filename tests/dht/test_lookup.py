@@ -116,6 +116,18 @@ def test_who_has_answered_counts_when_it_goes_on_for_more() -> None:
     assert numbers([one.contact for one in way.closest()]) == [10, 20, 30]
 
 
+def test_one_that_was_over_goes_on_for_more_too() -> None:
+    way = lookup(10, 20, 30, k=2)
+    for one in way.next():
+        way.answered(one.node, TOKEN)
+    assert way.over(now=1.0)
+
+    way.resume(now=15.0, k=3)
+
+    assert not way.over(now=15.0)
+    assert numbers(way.next()) == [30]
+
+
 def test_it_keeps_the_nearest_candidates_only() -> None:
     way = lookup(*range(1, CANDIDATES_MAX + 100))
 
