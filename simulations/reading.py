@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 import types
@@ -30,6 +31,16 @@ from simulations.scenario import (
 FOLDER = Path(__file__).parent / "scenarios"
 FILE_BYTES_MAX = 64 * 1024
 HOSTS_MAX = 1_100_000  # Of the largest tier; `tiers.py` says which has room for how many.
+# How msgspec calls kinds of values, and how people do who write TOML.
+WORDS = {
+    "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "array": "a list", "object": "a table", "null": "nothing",
+}  # fmt: skip
+Unknown = tuple[str, str, list[str]]  # Where, what is wrong, and what there is.
+UNITS = {  # By how a key ends.
+    "_kbps": "1000 is 1 Mbit/s.", "_ms": "In milliseconds.", "_s": "In seconds.",
+    "_km": "In kilometres.", "_kb": "In kilobytes.",
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -78,7 +89,8 @@ def make(values: dict[str, Any], where: str) -> Scenario:
     try:
         scenario = msgspec.convert(values, Scenario)
     except msgspec.ValidationError as error:
-        raise BadConfig(f"{where}: {_plain(str(error))}", hint="See docs/SIMULATION.md.") from None
+        problem, hint = _plain(str(error), values)
+        raise BadConfig(f"{where}: {problem}", hint=hint) from None
     for key, problem, hint in _problems(scenario):
         raise BadConfig(f"{where}: {key}: {problem}", hint=hint)
     return scenario
@@ -100,8 +112,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(sorted(known))}."
 
 
-def _unknown(values: Any, kind: Any, path: str) -> Iterator[tuple[str, str, list[str]]]:
-    """(where, what is wrong, what there is) of keys and kinds that nothing here has."""
+def _unknown(values: Any, kind: Any, path: str) -> Iterator[Unknown]:
+    """Keys and words that nothing here has."""
     if isinstance(values, list):
         for nth, value in enumerate(values):
             yield from _unknown(value, kind, f"{path}[{nth}]")
@@ -119,15 +131,24 @@ def _unknown(values: Any, kind: Any, path: str) -> Iterator[tuple[str, str, list
         tags = [str(t.__struct_config__.tag) for t in tables]
         yield f"{field} {values[field]!r} at {path}", str(values[field]), tags
         return
-    fields = {f.encode_name: f.type for f in msgspec.structs.fields(fitting[0])}
-    known = [*fields, *([fitting[0].__struct_config__.tag_field or ""] if
-                        fitting[0].__struct_config__.tag else [])]  # fmt: skip
+    yield from _unknown_in(values, fitting[0], path)
+
+
+def _unknown_in(values: dict[str, Any], table: Any, path: str) -> Iterator[Unknown]:
+    fields = {f.encode_name: f.type for f in msgspec.structs.fields(table)}
+    config = table.__struct_config__
+    known = [*fields, *([config.tag_field] if config.tag else [])]
     for key, value in values.items():
         here = f"{path}.{key}" if path else key
+        choices = typing.get_args(fields.get(key))
         if key not in known:
             yield f"key {here}", key, known
-        elif key in fields:
+        elif key not in fields:
+            continue  # The tag: it fits.
+        elif typing.get_origin(fields[key]) is not typing.Literal:
             yield from _unknown(value, fields[key], here)
+        elif value not in choices:
+            yield f"{key} {value!r} at {path}", str(value), list(choices)
 
 
 def _tables(kind: Any) -> Iterator[Any]:
@@ -147,10 +168,33 @@ def _tag_fits(table: Any, values: dict[str, Any]) -> bool:
     return config.tag is None or values.get(config.tag_field) == config.tag
 
 
-def _plain(error: str) -> str:
-    """msgspec's message with the key first: `groups[0].up_kbps: expected ...`."""
+def _plain(error: str, values: dict[str, Any]) -> tuple[str, str]:
+    """msgspec's message, with the key and its value first, and a hint."""
+    error = re.sub(r"`([a-z |]+)`", _in_words, error)
     found = re.fullmatch(r"(.*?) - at `\$\.?(.*?)`", error)
-    return f"{found[2]}: {found[1]}" if found and found[2] else error
+    hint = "What each key takes is in docs/SIMULATION.md."
+    if not found or not found[2]:
+        return error, hint
+    said, key = found[1], found[2]
+    unit = next((words for end, words in UNITS.items() if re.search(rf"{end}\b", key)), "")
+    value = _at(values, key)
+    shown = f" = {json.dumps(value)}" if isinstance(value, (int, float, str)) else ""
+    return f"{key}{shown}: {said[0].lower()}{said[1:]}", f"{unit} {hint}".lstrip()
+
+
+def _in_words(kinds: re.Match[str]) -> str:
+    """`str | object` as people say it."""
+    return " or ".join(WORDS.get(kind, kind) for kind in kinds[1].split(" | "))
+
+
+def _at(values: Any, key: str) -> Any:
+    """What stands at `groups[0].up_kbps`; None where the way there is not that plain."""
+    for name, nth in re.findall(r"(\w+)|\[(\d+)\]", key):
+        try:
+            values = values[name] if name else values[int(nth)]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return values
 
 
 def _problems(scenario: Scenario) -> Iterator[tuple[str, str, str]]:

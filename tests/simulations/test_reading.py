@@ -31,8 +31,11 @@ def group(**keys: Any) -> dict[str, Any]:
 CASES = [
     ({"fases": {}}, "unknown key fases", "Did you mean phases?"),
     (group(up_kbs=3), "unknown key groups[1].up_kbs", "Did you mean up_kbps?"),
-    (group(up_kbps=-1), "groups[1].up_kbps", "SIMULATION.md"),
-    (group(loss=2.0), "groups[1].loss", "SIMULATION.md"),
+    (group(up_kbps=-1), "groups[1].up_kbps = -1: expected a number > 0.0", "1000 is 1 Mbit/s."),
+    (group(loss=2.0), "groups[1].loss = 2.0: expected a number", "SIMULATION.md"),
+    (group(nat=3), "groups[1].nat = 3: expected text or a table, got a whole number", ""),
+    (group(nat_timeout_s="x"), 'nat_timeout_s = "x": expected a number, got text', "In seconds."),
+    ({"expect": {"lag_s_p95": {"max": "x"}}}, ".max: expected a number or nothing", ""),
     (
         group(rtt_ms={"law": "logdormal"}),
         "unknown law 'logdormal' at groups[1].rtt_ms",
@@ -43,7 +46,12 @@ CASES = [
     (group(nat="conne"), "no NAT is 'conne'", "Did you mean cone?"),
     (group(nat={"none": 0.5}), "the shares add up to 0.5", "1"),
     (group(role="origin"), "4 hosts have the role origin", "Exactly one"),
-    (group(behaviour="evil"), "groups[1].behaviour", ""),
+    (group(behaviour="free"), "unknown behaviour 'free' at groups[1]", "Did you mean free_rider?"),
+    (
+        group(behaviour="evil"),
+        "unknown behaviour 'evil' at groups[1]",
+        "Known are: eclipse, free_r",
+    ),
     (
         {"faults": [{"kind": "hang", "at_s": 1, "for_s": 1, "group": "hoems"}]},
         "faults[0].group: there is no group 'hoems'",
