@@ -226,9 +226,8 @@ class Dht:
 
     def wake_at(self) -> float:
         at = self._queries.wake_at()
-        for due in (
-            self._idle_at, self._probe_at, self._refresh_at, self._sweep_at, self._rejoin_at
-        ):  # fmt: skip  # Asked after all that happens: `min` would cost more.
+        upkeep = self._idle_at, self._probe_at, self._refresh_at, self._sweep_at, self._rejoin_at
+        for due in upkeep:  # Asked after all that happens: `min` would cost more.
             if due < at:
                 at = due
         for task in self._tasks.values():

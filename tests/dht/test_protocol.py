@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice, pairwise
 from math import inf
 
@@ -424,6 +425,19 @@ def test_a_refresh_ends_when_a_bucket_s_worth_of_nodes_has_answered() -> None:
         asked += 1
 
     assert 8 <= asked <= 12
+
+
+def test_d03_whoever_links_in_thousands_from_one_subnet_gets_ten_places_and_no_answer() -> None:
+    t = Talk()
+    t.link(1)
+    for n in range(2, 3000):
+        t.link(n, address=(f"45.1.2.{n % 250}", 1024 + n))
+
+    buckets = Counter(t.dht._table.index(one.node) for one in t.dht.contacts()[1:])
+    assert t.dht.contacts()[0] == contact(1)
+    assert 2 < buckets.total() <= 10
+    assert max(buckets.values()) <= 2
+    assert t.effects() == []
 
 
 def test_a_node_that_only_asks_leaves_the_table_when_asked_first() -> None:
