@@ -67,7 +67,7 @@ def test_a_grid_is_every_combination_with_every_seed() -> None:
         ("groups.homes.m=1", "unknown key groups[1].m", ""),
         ("groups.homes.n=1,-2", "n = -2: groups[1].n", ""),
         ("faults.3.share=1", "there is no faults.3", ""),
-        ("groups=1", "groups: ", ""),
+        ("groups=1", "groups = 1: expected a list", ""),
         ("purpose.x=1", "there is no table to hold", ""),
     ],
 )
