@@ -18,9 +18,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "SIMULATION.md"
 BEGIN, END = "<!-- tiers: begin -->", "<!-- tiers: end -->"
 CHECKS = Path(__file__).parent / "checks"
 SCENARIOS = ("small_swarm", "steady", str(CHECKS / "rain.toml"), str(CHECKS / "crowd.toml"))
-SEEDS = range(
-    1, 7
-)  # Of three, one run in which much was lost moved the 99th percentile by a tenth.
+SEEDS = range(1, 7)  # Of three, one run in which much is lost moves the 99th percentile by a tenth.
 JOBS = 2
 SHOWN = ("lag_s_p50", "lag_s_p95", "lag_s_p99", "stall_ratio", "offload", "peer_s_per_cpu_s")
 UNLIKE = {"stall_ratio", "offload", *runner.MEASURED_HERE}  # A share of these says nothing.

@@ -36,11 +36,12 @@ WORDS = {
     "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
     "array": "a list", "object": "a table", "null": "nothing",
 }  # fmt: skip
-Unknown = tuple[str, str, list[str]]  # Where, what is wrong, and what there is.
 UNITS = {  # By how a key ends.
     "_kbps": "1000 is 1 Mbit/s.", "_ms": "In milliseconds.", "_s": "In seconds.",
     "_km": "In kilometres.", "_kb": "In kilobytes.",
 }  # fmt: skip
+
+Unknown = tuple[str, str, list[str]]  # Where, what is wrong, and what there is.
 
 
 def names() -> list[str]:

@@ -379,7 +379,7 @@ class Dht:
             self._rejoin_at = now + self._rejoin_s
 
     def _alive(self, peer: NodeId, *, now: float) -> None:
-        """`peer`, whom we have a link to, has answered."""
+        """`peer` has proven that it is at the other end of its link."""
         contact = Contact(peer, self._queries.links[peer].address)
         if not self._believes(contact.address):
             return

@@ -107,7 +107,7 @@ class Giver:
 
         In need, all partners at once after each chunk would be three times as many messages, most
         of them about what the other holds too. One after another, some partner's map is always
-        fresh. While all is calm nothing but the maps happens then, and the same maps do for all.
+        fresh. While all is calm the order does not matter, and the same maps do for nearly all.
         """
         self.map_at = inf
         if now >= self.mesh.needy_until:
@@ -301,7 +301,9 @@ class Giver:
         return min(self._budget, ANSWER_S * rate - sum(map(mesh.roads.backlog, mesh.partners)))
 
     def _first_change(self, since: int) -> int:
-        """The lowest seq that has changed since so many changes; after the newest if none has."""
+        """The lowest seq in the window that has changed since so many changes; after the newest if
+        none has.
+        """
         window, at = self.mesh.window, bisect_right(self._news, (since, inf))
         first = self._news[at][1] if at < len(self._news) else window.newest + 1
         return max(0, window.oldest_allowed, first)

@@ -18,7 +18,7 @@ from p2pstream.stream.chunk import PIECE_BYTES
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.giver import CALM_ROUND_S, ROUND_S
 from p2pstream.swarm.messages import Role
-from p2pstream.swarm.protocol import Config, EpochSeen, InitReady, Play
+from p2pstream.swarm.protocol import MAP_SLACK_S, Config, EpochSeen, InitReady, Play
 from p2pstream.swarm.push import DIRECT_MIN
 from p2pstream.swarm.scheduler import ANSWER_S
 from tests.world.fabric import Host, effects_of
@@ -364,6 +364,13 @@ def maps_in(mesh: Mesh, host: Host, seconds: float) -> float:
 def test_maps_are_rare_while_all_is_calm_and_frequent_where_anybody_asks(calm: Mesh) -> None:
     viewer = calm.viewers()[0]
     assert maps_in(calm, viewer, 8.0) == pytest.approx(8.0 / CALM_ROUND_S, abs=1)
+
+    giver, before = calm.swarm(viewer)._giver, len(list(effects_of(viewer, Send)))
+    calm.world.run(giver.map_at - calm.world.now + MAP_SLACK_S + 0.001)
+    said = [e.message for e in list(effects_of(viewer, Send))[before:]]
+    told = [word for word in said if isinstance(word, m.Map)]
+    assert len(told) == len(giver.mesh.partners), "all are told at once"
+    assert len(set(map(id, told))) == 1, "with one map"
 
     asker = calm.swarm(calm.viewers()[1])
     want = m.Want(calm.stream, 0, ((asker.window.newest, b"\1"),), heads=False)
