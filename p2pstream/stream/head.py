@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 
 from p2pstream.errors import BadMessage, Misbehaviour
@@ -43,7 +43,7 @@ _FIXED = struct.Struct(f">{len(TAG)}s32sIQ32sQQQIBIB")
 _RENDITION = struct.Struct(f">B{HASH_BYTES}sI{ROOT_BYTES}s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """What a head says of one rendition's chunk. root: RFC 6962 over its pieces. size: bytes."""
 
@@ -51,17 +51,20 @@ class Part:
     init: bytes
     size: int
     root: bytes
+    pieces: int = field(init=False)
 
-    @cached_property
-    def pieces(self) -> int:
-        return piece_count(self.size)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pieces", piece_count(self.size))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """A head whose layout and bounds were checked; `verify` checks who made it.
 
     captured_ms, not_after_ms: Unix milliseconds. pts, duration: ticks. content_key: 0, not sealed.
+    What follows from these is worked out once, since it is asked for each piece. key: decoding may
+    start here, in every rendition. end: the broadcaster ended the stream, nothing follows. size,
+    size_max: bytes of all renditions, and of the largest; 0 without any.
     """
 
     stream: StreamId
@@ -76,34 +79,27 @@ class Head:
     content_key: int
     parts: tuple[Part, ...]
     raw: bytes
+    hash: bytes = field(init=False)
+    key: bool = field(init=False)
+    discontinuity: bool = field(init=False)
+    end: bool = field(init=False)
+    size: int = field(init=False)
+    size_max: int = field(init=False)
+    _signature_and_rest: tuple[bytes, bytes] = field(init=False)
 
-    @cached_property
-    def hash(self) -> bytes:
-        return sha256(self.raw[:-SIGNATURE_BYTES]).digest()
-
-    @cached_property
-    def key(self) -> bool:
-        """Decoding may start here, in every rendition."""
-        return bool(self.flags & KEY)
-
-    @cached_property
-    def discontinuity(self) -> bool:
-        return bool(self.flags & DISCONTINUITY)
-
-    @cached_property
-    def end(self) -> bool:
-        """The broadcaster ended the stream: nothing follows."""
-        return bool(self.flags & END)
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of all renditions."""
-        return sum(part.size for part in self.parts)
-
-    @cached_property
-    def size_max(self) -> int:
-        """Bytes of the largest rendition; 0 without any."""
-        return max((part.size for part in self.parts), default=0)
+    def __post_init__(self) -> None:
+        signed, sizes = self.raw[:-SIGNATURE_BYTES], [part.size for part in self.parts]
+        follows = {
+            "hash": sha256(signed).digest(),
+            "key": bool(self.flags & KEY),
+            "discontinuity": bool(self.flags & DISCONTINUITY),
+            "end": bool(self.flags & END),
+            "size": sum(sizes),
+            "size_max": max(sizes, default=0),
+            "_signature_and_rest": (self.raw[-SIGNATURE_BYTES:], signed),
+        }
+        for name, value in follows.items():
+            object.__setattr__(self, name, value)
 
     def part(self, rendition: int) -> Part | None:
         return next((part for part in self.parts if part.rendition == rendition), None)
@@ -127,10 +123,6 @@ class Head:
             raise Misbehaviour("exceeds_epoch_limits: more bytes than the announced bit rate")
         if not epoch.signer.verify(*self._signature_and_rest):
             raise Misbehaviour("head with a wrong signature")
-
-    @cached_property
-    def _signature_and_rest(self) -> tuple[bytes, bytes]:
-        return self.raw[-SIGNATURE_BYTES:], self.raw[:-SIGNATURE_BYTES]
 
     def _bytes_max(self, epoch: Epoch) -> float:
         return BURST * epoch.bitrate_max / 8 * max(self.duration / TICKS_PER_S, 0.2)

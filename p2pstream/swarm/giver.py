@@ -25,6 +25,7 @@ from p2pstream.swarm.scheduler import ANSWER_S
 
 ROUND_S = 1.0  # In which every partner is told what we hold, one after another: the design's 1-2 s.
 CALM_ROUND_S = 2.0  # While nobody is in need (as Trickle slows down, RFC 6206): all at once.
+CHILD_ROUND_S = 1.5 * CALM_ROUND_S  # Children in every other calm round.
 TURNS_MIN = 12  # In a round: 83 ms for each partner where there are few.
 PIECE_LIFE_S = 2.0  # A piece older than this is not worth sending.
 BACKLOG_S = 1.0  # A child whose queue is longer than this gets no more pushed until it drains.
@@ -123,7 +124,11 @@ class Giver:
 
     def _tell_all(self, now: float) -> None:
         made: dict[int, list[m.Map]] = {}
+        children, self.map_at = self.mesh.children.peers(), now + CALM_ROUND_S
         for partner in self.mesh.partners.values():
+            recent = now - partner.told_at < CHILD_ROUND_S and partner.told < self._changes
+            if recent and partner.node in children:
+                continue  # The pieces that we push tell it that we are here, and most of the rest.
             base = self._first_change(partner.told)
             if base not in made:
                 made[base] = self._maps(base)

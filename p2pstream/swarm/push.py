@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, filterfalse
 from random import Random
 
 import msgspec
@@ -223,10 +224,17 @@ class Parents:
         """The substreams of `rendition` that `peer` is to push to us, as a bit mask."""
         return sum(1 << s for r, s in self.fed_by(peer) if r == rendition)
 
-    def open_feeds(self, renditions: Iterable[int]) -> list[Feed]:
+    def proven(self, renditions: Sequence[int]) -> bool:
+        """Whether every feed of these has a parent that has brought something."""
+        for parent in self.by_feed.values():  # noqa: SIM110  # Cheaper, and asked at each head.
+            if not parent.pieces:
+                return False
+        return len(self.by_feed) >= SUBSTREAMS * len(renditions)
+
+    def open_feeds(self, renditions: Sequence[int]) -> list[Feed]:
         """What nobody pushes to us yet."""
-        known = self.by_feed
-        return [f for rendition in renditions for f in feeds_of(rendition) if f not in known]
+        wanted = chain.from_iterable(map(feeds_of, renditions))
+        return list(filterfalse(self.by_feed.__contains__, wanted))
 
 
 def _cost(offer: Offer, *, lucky: bool) -> float:

@@ -71,8 +71,13 @@ def wait_until(piece: Missing, rtt_s: float) -> float:
         return max(at for _, at in piece.asked) + ANSWER_S * len(piece.asked) + 2 * rtt_s
     if not piece.pushed:
         return -inf
-    patience_s = PATIENCE_S if piece.proven else UNPROVEN_S + 2 * rtt_s
-    return min(piece.known_at + patience_s, piece.deadline - URGENT_S - 2 * rtt_s)
+    return trusted_until(piece.known_at, piece.deadline, rtt_s, proven=piece.proven)
+
+
+def trusted_until(known_at: float, deadline: float, rtt_s: float, *, proven: bool) -> float:
+    """Until when a parent may take to push a piece. The arguments are those of `Missing`."""
+    patience_s = PATIENCE_S if proven else UNPROVEN_S + 2 * rtt_s
+    return min(known_at + patience_s, deadline - URGENT_S - 2 * rtt_s)
 
 
 def choose(piece: Missing, holders: Iterable[Holder], *, rng: Random) -> NodeId | None:

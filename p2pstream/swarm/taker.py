@@ -44,10 +44,14 @@ class Taker:
         self.plan_at = min(self.plan_at, now)
 
     def note_head(self, seq: int, *, now: float) -> None:
-        """A head has come: the pieces it names exist."""
+        """A head has come: the pieces it names exist, and are to be here in time."""
         self._known_at.setdefault(seq, now)
-        if self.plan_at > now + scheduler.UNPROVEN_S:
-            self.plan_at = now + scheduler.UNPROVEN_S
+        look_at = now + scheduler.UNPROVEN_S
+        if look_at < self.plan_at and self.mesh.parents.proven(self.mesh.renditions()):
+            deadline = self.mesh.deadline(seq)
+            look_at = scheduler.trusted_until(now, deadline, self._rtt_s, proven=True)
+        if look_at < self.plan_at:
+            self.plan_at = look_at
         if self.mesh.watch is not None and self.mesh.watch.playout.next_seq is None:
             self.soon(now=now)
 

@@ -45,7 +45,6 @@ class Driver:
     woken_at: float = -inf
     wakes: int = 0
     performing: bool = False
-    again: bool = False  # An effect led back into the core: it may want more now.
 
     def tell(self, sender: NodeId, happening: Any, now: float) -> None:
         """Something happened. Raises `PeerError`. now: local time."""
@@ -57,17 +56,15 @@ class Driver:
     def poke(self) -> None:
         """After any call into the core."""
         if self.performing:
-            self.again = True
-            return
+            return  # An effect has led back into the core: what it wants now comes after that.
         core = self.core
-        self.performing = self.again = True
-        while self.again:
-            self.again = False
-            for effect in core.effects():
+        self.performing = True
+        while effects := core.effects():
+            for effect in effects:
                 self.perform(effect)
         self.performing = False
-        self.due = core.wake_at()
-        if self.due < self.planned:
+        self.due = due = core.wake_at()
+        if due < self.planned:
             self._plan()
 
     def _plan(self) -> None:

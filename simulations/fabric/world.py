@@ -46,12 +46,10 @@ class World:
 
     def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
         """Call `do(*args)` at `when`, or now if that is over."""
-        if when < self.now:
-            when = self.now
         self._planned = number = self._planned + 1
         slot = int(when * SLOTS_PER_S)
         if slot <= self._slot:
-            heappush(self._heap, (when, number, do, args))
+            heappush(self._heap, (when if when > self.now else self.now, number, do, args))
             return
         later = self._later.get(slot)
         if later is None:
@@ -67,9 +65,12 @@ class World:
     def run_until(self, end: float) -> None:
         """Let everything happen that is planned up to `end`."""
         heap, count = self._heap, 0
-        while (heap or self._turn()) and heap[0][0] <= end:
-            when, _, do, args = heappop(heap)
+        while heap or self._turn():
+            when, number, do, args = heappop(heap)
             if when > self.now:
+                if when > end:
+                    heappush(heap, (when, number, do, args))
+                    break
                 self.now, count = when, 0
             else:
                 count += 1
