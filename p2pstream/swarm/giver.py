@@ -18,7 +18,14 @@ from p2pstream.identity import NodeId
 from p2pstream.stream.window import HEADS_MAX, Window
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.mesh import PULL_COPIES, Mesh
-from p2pstream.swarm.messages import NO_HOPS, Role, bits, pack_mask, pack_masks, substream_of
+from p2pstream.swarm.messages import (
+    NO_HOPS,
+    ORIGIN,
+    bits,
+    pack_mask,
+    pack_masks,
+    substream_of,
+)
 from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import Feed, feeds_of
 from p2pstream.swarm.scheduler import ANSWER_S
@@ -226,7 +233,7 @@ class Giver:
         """
         mesh, children = self.mesh, self.mesh.children
         self._keep_room()
-        if mesh.role is Role.ORIGIN:
+        if mesh.role is ORIGIN:
             return
         queues = {peer: mesh.roads.backlog(peer) for peer in sorted(children.peers())}
         slowest = max(queues, key=lambda peer: queues[peer], default=None)
@@ -284,7 +291,7 @@ class Giver:
             return None
         if hops is None:
             feed = rendition, substream_of(seq, index)
-            hops = 0 if mesh.role is Role.ORIGIN else mesh.depth.get(feed, NO_HOPS)
+            hops = 0 if mesh.role is ORIGIN else mesh.depth.get(feed, NO_HOPS)
         if hops >= NO_HOPS:
             hops = NO_HOPS - 1
         header = m.Piece(mesh.stream, seq, rendition, index, hops, b"", piece.proof)

@@ -20,7 +20,7 @@ from p2pstream.stream.head import Head
 from p2pstream.stream.window import Window
 from p2pstream.swarm.defaults import VIEWER_COPIES
 from p2pstream.swarm.ledger import Counters
-from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role
+from p2pstream.swarm.messages import NO_HOPS, ORIGIN, SEED, SUBSTREAMS, VIEWER, Role
 from p2pstream.swarm.partners import AHEAD_CHUNKS, PARTNERS_MAX, Partner
 from p2pstream.swarm.push import Children, Feed, Parents, feeds_of
 from p2pstream.swarm.watch import Watch
@@ -87,9 +87,8 @@ class Mesh:
             return self.watch.renditions
         head = self.newest_head()
         there = {part.rendition for part in head.parts} if head else set()
-        if self.role is Role.SEED:
-            viewer = Role.VIEWER
-            there &= {r for p in self.partners.values() if p.role is viewer for r in p.heard}
+        if self.role is SEED:
+            there &= {r for p in self.partners.values() if p.role is VIEWER for r in p.heard}
         return tuple(sorted(there))
 
     def edge(self, rendition: int) -> int:
@@ -117,14 +116,14 @@ class Mesh:
 
     def hops(self, feed: Feed) -> int:
         """How far from the broadcaster we are in one feed; NO_HOPS when nobody feeds us."""
-        if self.role is Role.ORIGIN:
+        if self.role is ORIGIN:
             return 0
         parent = self.parents.by_feed.get(feed)
         return self.depth.get(feed, NO_HOPS) if parent and parent.pieces else NO_HOPS
 
     def place(self, rendition: int) -> tuple[bytes, tuple[bytes, ...]]:
         """Where we are in the mesh: by substream our hops, and the start of our parent's id."""
-        if self.role is Role.ORIGIN:
+        if self.role is ORIGIN:
             return bytes(SUBSTREAMS), (b"",) * SUBSTREAMS
         feeds, depth = feeds_of(rendition), self.depth
         parents = list(map(self.parents.by_feed.get, feeds))

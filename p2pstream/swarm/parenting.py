@@ -10,7 +10,7 @@ from p2pstream.identity import NodeId
 from p2pstream.swarm import messages as m
 from p2pstream.swarm import push
 from p2pstream.swarm.mesh import Mesh
-from p2pstream.swarm.messages import SUBSTREAMS, Role
+from p2pstream.swarm.messages import ORIGIN, SUBSTREAMS, VIEWER, Role
 from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import Feed, Offer, Parent
 
@@ -39,7 +39,7 @@ class Parenting:
         """Find a parent for every feed that has none."""
         mesh = self.mesh
         self.seek_at = inf
-        if mesh.role is Role.ORIGIN or mesh.met_at is None:
+        if mesh.role is ORIGIN or mesh.met_at is None:
             return
         if now < mesh.met_at + GATHER_S:
             self.seek_at = mesh.met_at + GATHER_S
@@ -136,7 +136,7 @@ class Parenting:
         partner.doubted_at = now
         self._drop(feed, now, cool_s=COOL_S)
         for other in self.mesh.partners.values():
-            if other.role is not Role.VIEWER and other is not partner:
+            if other.role is not VIEWER and other is not partner:
                 other.cool.pop(feed, None)
         if not partner.account.taken and partner.shunned_until <= now:
             partner.account.barren = min(BARREN_MAX, partner.account.barren + 1)
@@ -166,13 +166,13 @@ class Parenting:
     def _improve(self, now: float) -> None:
         """Take one feed from the origin or a seed to a peer: they are parents of last resort."""
         mesh = self.mesh
-        if now < self._improve_at or mesh.role is Role.ORIGIN:
+        if now < self._improve_at or mesh.role is ORIGIN:
             return
         self._improve_at = now + IMPROVE_S * (0.5 + mesh.rng.random())
         for feed, parent in mesh.parents.by_feed.items():
             role = mesh.partners[parent.peer].role
-            better = self._better(feed, role, now) if role is not Role.VIEWER else []
-            if better and (role is not Role.ORIGIN or self._leaves_origin(feed, better)):
+            better = self._better(feed, role, now) if role is not VIEWER else []
+            if better and (role is not ORIGIN or self._leaves_origin(feed, better)):
                 self._drop(feed, now, cool_s=LEFT_S)
                 return
 

@@ -44,7 +44,7 @@ from p2pstream.swarm.defaults import ORIGIN_COPIES, SEED_COPIES
 from p2pstream.swarm.giver import Giver
 from p2pstream.swarm.limbo import Limbo
 from p2pstream.swarm.mesh import PULL_COPIES, Config, Mesh
-from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, Role, substream_of
+from p2pstream.swarm.messages import NO_HOPS, SUBSTREAMS, VIEWER, Role, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import PARTNERS_WANTED, Candidates, Partner
 from p2pstream.swarm.push import Children, Feed
@@ -120,7 +120,7 @@ class Swarm:
         pushed = max(1.0, config.copies - PULL_COPIES) if config.copies else 0.0
         children = Children(round(pushed * SUBSTREAMS))
         self.mesh = mesh = Mesh(stream, me, role, config, roads, rng, wall, children)
-        if role is Role.VIEWER:
+        if role is VIEWER:
             mesh.watch = Watch(
                 mesh.window, mesh.inits.__contains__, config.playout, config.rendition
             )
@@ -356,7 +356,7 @@ class Swarm:
         """
         idle = [
             p.node for p in self.partners.values()
-            if p.role is Role.VIEWER and now - p.joined_at > SETTLED_S
+            if p.role is VIEWER and now - p.joined_at > SETTLED_S
             and not self.parents.fed_by(p.node) and not self.children.feeds_of(p.node)
         ]  # fmt: skip
         if not idle:

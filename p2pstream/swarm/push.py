@@ -16,7 +16,7 @@ from random import Random
 import msgspec
 
 from p2pstream.identity import NodeId
-from p2pstream.swarm.messages import SHORT_ID_BYTES, SUBSTREAMS, Role
+from p2pstream.swarm.messages import ORIGIN, SEED, SHORT_ID_BYTES, SUBSTREAMS, VIEWER, Role
 
 Feed = tuple[int, int]  # (rendition, substream): what one parent pushes to one child.
 _NOBODY: Mapping[NodeId, int] = {}
@@ -226,7 +226,7 @@ class Parents:
 
     def proven(self, renditions: Sequence[int]) -> bool:
         """Whether every feed of these has a parent that has brought something."""
-        for parent in self.by_feed.values():  # noqa: SIM110  # Cheaper, and asked at each head.
+        for parent in self.by_feed.values():  # No `all`: cheaper, and asked at each head.
             if not parent.pieces:
                 return False
         return len(self.by_feed) >= SUBSTREAMS * len(renditions)
@@ -239,9 +239,9 @@ class Parents:
 
 def _cost(offer: Offer, *, lucky: bool) -> float:
     role = {
-        Role.ORIGIN: 0.0 if lucky else ORIGIN_COST,
-        Role.SEED: SEED_COST,
-        Role.VIEWER: 0.0,
+        ORIGIN: 0.0 if lucky else ORIGIN_COST,
+        SEED: SEED_COST,
+        VIEWER: 0.0,
     }[offer.role]
     return (
         HOP_COST * offer.hops

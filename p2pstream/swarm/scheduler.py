@@ -16,7 +16,7 @@ from random import Random
 import msgspec
 
 from p2pstream.identity import NodeId
-from p2pstream.swarm.messages import Role
+from p2pstream.swarm.messages import ORIGIN, SEED, VIEWER, Role
 
 PATIENCE_S = 1.0  # How long a parent may be late where no deadline presses (seeds): wild guess.
 UNPROVEN_S = 0.15  # The same for a parent that has brought nothing yet: measured jitter.
@@ -28,6 +28,7 @@ ORIGIN_PENALTY_S = 1.0  # As if the origin were a second away: everybody else fi
 SEED_PENALTY_S = 0.05
 QUEUE_COST_S = 0.02  # For each piece already asked of a partner.
 GUESS_COST_S = 0.05  # For a holder that has not said so: a round trip to hear that it does not.
+_PENALTY_S = {ORIGIN: ORIGIN_PENALTY_S, SEED: SEED_PENALTY_S, VIEWER: 0.0}
 UNANSWERED_COST_S = 0.3  # For each request left unanswered: after four the origin is asked first.
 
 
@@ -98,6 +99,5 @@ def by_peer(wanted: Iterable[tuple[NodeId, Missing]]) -> dict[tuple[NodeId, int]
 
 
 def _cost(holder: Holder) -> float:
-    penalty = {Role.ORIGIN: ORIGIN_PENALTY_S, Role.SEED: SEED_PENALTY_S, Role.VIEWER: 0.0}
     trust_s = UNANSWERED_COST_S * holder.unanswered + GUESS_COST_S * (not holder.told)
-    return holder.rtt_s + QUEUE_COST_S * holder.queue + trust_s + penalty[holder.role]
+    return holder.rtt_s + QUEUE_COST_S * holder.queue + trust_s + _PENALTY_S[holder.role]

@@ -11,7 +11,7 @@ from p2pstream.stream.window import HEADS_MAX
 from p2pstream.swarm import messages as m
 from p2pstream.swarm import scheduler
 from p2pstream.swarm.mesh import Mesh
-from p2pstream.swarm.messages import bits, pack_mask, substream_of
+from p2pstream.swarm.messages import ORIGIN, bits, pack_mask, substream_of
 from p2pstream.swarm.parenting import Parenting
 from p2pstream.swarm.partners import LACKED_MAX, STALE_MAX, Partner, PieceKey
 
@@ -84,7 +84,7 @@ class Taker:
         """Ask for what is missing and due, and blame parents that let us down."""
         mesh = self.mesh
         self.plan_at, self._at_a_loss = inf, False
-        if mesh.role is m.Role.ORIGIN:
+        if mesh.role is ORIGIN:
             return  # It has all there is: who claims more lies.
         replaced = mesh.counters.parents_replaced
         self._give_up(now)

@@ -183,6 +183,8 @@ class Carrier:
         self.unproven: dict[Address, tuple[int, int]] = {}  # Bytes from an address, and to it.
         self._ring: deque[End] = deque()
         self._serving = False
+        # Bound once: to make one for each happening costs as much as to plan it.
+        self.arriving, self._receive, self._serve_next = self.arrive, self._received, self._serve
 
     # Roads.
 
@@ -259,7 +261,7 @@ class Carrier:
         if arrives < end.ordered_at:
             arrives = end.ordered_at
         end.ordered_at = arrives
-        self.world.at(arrives, end.far.arrive, end.twin, message, wire)
+        self.world.at(arrives, end.far.arriving, end.twin, message, wire)
 
     def _urgent(self, wire: int) -> float:
         """Send ahead of what waits here, but behind what is already in the router's queue."""
@@ -321,7 +323,7 @@ class Carrier:
     def _serve_later(self) -> None:
         if not self._serving:
             self._serving = True
-            self.world.at(self.up.free_at, self._serve)
+            self.world.at(self.up.free_at, self._serve_next)
 
     def _serve(self) -> None:
         self._serving = False
@@ -366,7 +368,7 @@ class Carrier:
             arrives += 2 * end.delay_s  # Slow start: the rest of it follows a round trip later.
         if end.window < QUEUE_BYTES_MAX:
             end.window = min(2 * end.window, QUEUE_BYTES_MAX)
-        self.world.at(arrives, end.far.arrive, end.twin, parcel, wire)
+        self.world.at(arrives, end.far.arriving, end.twin, parcel, wire)
 
     # The way there.
 
@@ -432,7 +434,7 @@ class Carrier:
                 self._dropped(end, message, wire, tries)
                 return
             if through > now + 1e-3:
-                self.world.at(through, self._received, end, message, wire)
+                self.world.at(through, self._receive, end, message, wire)
                 return
         self._received(end, message, wire)
 

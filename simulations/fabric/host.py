@@ -105,7 +105,7 @@ class Watchers:
     started: Callable[[Peer], None] = lambda *_: None
     effect: Callable[[Peer, Any], None] = lambda *_: None
     parcel: Callable[[Peer, Parcel], None] = lambda *_: None
-    arrived: Callable[[Peer, NodeId, Parcel], None] = lambda *_: None
+    arrived: Callable[[Peer, NodeId, Parcel], None] | None = None  # For each parcel, so no call.
     convicted: Callable[[Peer, NodeId, str], None] = lambda *_: None
 
 

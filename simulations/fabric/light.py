@@ -57,11 +57,11 @@ class Driver:
         """After any call into the core."""
         if self.performing:
             return  # An effect has led back into the core: what it wants now comes after that.
-        core = self.core
+        core, perform = self.core, self.perform
         self.performing = True
         while effects := core.effects():
             for effect in effects:
-                self.perform(effect)
+                perform(effect)
         self.performing = False
         self.due = due = core.wake_at()
         if due < self.planned:
@@ -204,8 +204,9 @@ class Light(Peer):
         """As `Node._deliver`, with what the carrier does about guilty peers."""
         header = message
         if type(message) is Parcel:
-            header = message.header
-            self.watchers.arrived(self, sender, message)
+            header, arrived = message.header, self.watchers.arrived
+            if arrived is not None:
+                arrived(self, sender, message)
         stream = getattr(header, "stream", None)
         if self._swarm is None and type(message) is m.Join:
             self._on_first_join(sender, message.stream)
@@ -269,10 +270,12 @@ class Light(Peer):
         elif kind is Note:
             self.notes.append(effect)
         else:
-            self.watchers.effect(self, effect)
+            watch = self.watchers.effect
+            watch(self, effect)
 
     def _push(self, effect: Push) -> None:
-        self.watchers.parcel(self, effect.parcel)
+        watch = self.watchers.parcel
+        watch(self, effect.parcel)
         if self.twist is None:
             self.carrier.push(effect.peers, effect.parcel, effect.expires_at)
             return

@@ -170,7 +170,8 @@ class WatchedNode(Node):
             case Parcel():
                 # Counted where it arrives, for what has expired was never sent: the same sum.
                 self._peer.carrier.traffic.pieces_out += len(happening.body)
-                self._peer.watchers.arrived(self._peer, peer, happening)
+                if self._peer.watchers.arrived is not None:
+                    self._peer.watchers.arrived(self._peer, peer, happening)
             case LinkDown("idle_timeout") if peer in self._links:
                 self._peer.carrier.traffic.timed_out += 1
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from simulations.fabric.trace import Trace
 
 WALL_0 = 1_800_000_000.0  # The Unix time at which every world begins.
-SLOTS_PER_S = 64  # Of 16 ms: with 30 hosts some 30 happenings each, with 1,000 a thousand.
+SLOTS_PER_S = 256  # Of 4 ms: with 30 hosts some 6 happenings each, with 1,000 two hundred.
 AT_ONE_INSTANT_MAX = 200_000  # More happenings at one time than this are a livelock.
 
 
