@@ -10,6 +10,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Hashable
 from functools import lru_cache, partial
+from hashlib import blake2b
 
 from p2pstream.identity import NodeId
 
@@ -68,12 +69,16 @@ class Tokens:
 
     def _token(self, window: int, host: str, key: bytes, node: NodeId) -> bytes:
         label = host.encode() + b"\0" + key + node
-        return hmac.digest(self._secret_of(window), label, "sha256")[:TOKEN_BYTES]
+        return _mac(self._secret_of(window), label, TOKEN_BYTES)
 
 
 def _derive(secret: bytes, window: int) -> bytes:
-    label = b"p2pstream write token v1" + window.to_bytes(8, signed=True)
-    return hmac.digest(secret, label, "sha256")
+    return _mac(secret, b"p2pstream write token v1" + window.to_bytes(8, signed=True), 32)
+
+
+def _mac(secret: bytes, label: bytes, size: int) -> bytes:
+    """Keyed BLAKE2b (RFC 7693, 2.9): made for each question, and HMAC takes three times as long."""
+    return blake2b(label, key=secret, digest_size=size).digest()
 
 
 def _window(now: float) -> int:

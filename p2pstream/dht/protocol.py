@@ -82,6 +82,7 @@ PUTS_PER_S = 4 / 60  # The same: per node id.
 # Enough for a node that starts to provide PUTS_BURST / 4 keys in a network that changes under it.
 PUTS_BURST = 12.0
 
+AGAIN_S = 1.0  # Who has proven itself a moment ago need not do so again. Wild guess.
 PROBE_GAP_S = 10.0  # security/architecture.md 5.4: at most one liveness probe in 10 s.
 PROBE_AGE_S = 300.0  # Wild guess: Kademlia's hour is too long for viewers, who stay for minutes.
 REFRESH_GAP_S = 5.0  # Wild guess: between refreshes, so that joining is no burst.
@@ -380,14 +381,15 @@ class Dht:
 
     def _alive(self, peer: NodeId, *, now: float) -> None:
         """`peer` has proven that it is at the other end of its link."""
-        contact = Contact(peer, self._queries.links[peer].address)
+        contact, known = Contact(peer, self._queries.links[peer].address), self._table.entry(peer)
+        if known is not None and known.contact == contact and now < known.heard_at + AGAIN_S:
+            return
         if not self._believes(contact.address):
             return
-        is_new = peer not in self._table
         challenged = self._table.heard(contact, now=now)
         if challenged is not None and self._queries.room:
             self._ping(challenged, now=now)
-        if is_new and peer in self._table:
+        if known is None and peer in self._table:
             self._met(contact, now=now)
 
     def _met(self, contact: Contact, *, now: float) -> None:

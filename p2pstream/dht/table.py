@@ -248,14 +248,14 @@ class RoutingTable:
         away = self._number ^ goal
         some: list[Numbered] = []
         # No two buckets overlap in their distances to a target, so few need to be looked into.
-        # Pairs are sorted, as a key would be a call for each: no two nodes are equally far.
         for _, index in sorted([((away >> (i - 1) ^ 1) << (i - 1), i) for i in self._buckets]):
             bucket = self._buckets[index]
             some += bucket.doubtful if doubtful else bucket.able
             if len(some) > count:
                 break
-        near = sorted([(number ^ goal, contact) for number, contact in some])
-        return [contact for _, contact in near if contact.node != besides][:count]
+        # No two nodes are equally far, and numbers alone are sorted in half the time of pairs.
+        near = {number ^ goal: contact for number, contact in some if contact.node != besides}
+        return list(map(near.__getitem__, sorted(near)[:count]))
 
     def stalest(self) -> Entry | None:
         """The contact not heard of for longest, doubtful ones aside."""

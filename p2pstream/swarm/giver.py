@@ -235,9 +235,10 @@ class Giver:
         self._keep_room()
         if mesh.role is ORIGIN:
             return
-        queues = {peer: mesh.roads.backlog(peer) for peer in sorted(children.peers())}
-        slowest = max(queues, key=lambda peer: queues[peer], default=None)
-        if slowest is not None and queues[slowest] > OVERLOAD_S * max(mesh.rate, RATE_MIN):
+        peers, backlog = children.peers(), mesh.roads.backlog
+        longest = max(map(backlog, peers), default=0)
+        if longest > OVERLOAD_S * max(mesh.rate, RATE_MIN):
+            slowest = min(peer for peer in peers if backlog(peer) == longest)
             rendition, substream = children.evict(slowest)
             mesh.send(slowest, m.Refuse(mesh.stream, rendition, 1 << substream))
             self._relax_at = now + RELAX_S

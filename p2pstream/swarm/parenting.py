@@ -10,7 +10,7 @@ from p2pstream.identity import NodeId
 from p2pstream.swarm import messages as m
 from p2pstream.swarm import push
 from p2pstream.swarm.mesh import Mesh
-from p2pstream.swarm.messages import ORIGIN, SUBSTREAMS, VIEWER, Role
+from p2pstream.swarm.messages import ORIGIN, SEED, SUBSTREAMS, VIEWER, Role
 from p2pstream.swarm.partners import Partner
 from p2pstream.swarm.push import Feed, Offer, Parent
 
@@ -26,13 +26,14 @@ LEFT_S = 10 * COOL_S  # Having left the origin we stay away from it, or we would
 
 @dataclass(slots=True)
 class Parenting:
-    """Keeps a parent for each feed that we want. seek_at: when to look for them next. tell: sends
-    a partner a map.
+    """Keeps a parent for each feed that we want. tell: sends a partner a map. seek_at: when to look
+    for them next. lacking: whether what a partner tells may help: a feed had no parent last time.
     """
 
     mesh: Mesh
     tell: Callable[..., None]
     seek_at: float = inf
+    lacking: bool = True
     _improve_at: float = 0.0
 
     def seek(self, *, now: float) -> None:
@@ -45,13 +46,18 @@ class Parenting:
             self.seek_at = mesh.met_at + GATHER_S
             return
         since: dict[tuple[NodeId, int], int] = {}
-        for feed in mesh.parents.open_feeds(mesh.renditions()):
+        renditions = mesh.renditions()
+        # A seed carries what its partners do: each may tell of another rendition.
+        self.lacking = not renditions or mesh.role is SEED
+        for feed in mesh.parents.open_feeds(renditions):
             offers = self._offers(feed, now)
             chosen = push.choose_parent(offers, partners=len(mesh.partners), rng=mesh.rng)
-            if chosen is not None:
-                first = self._adopt(feed, mesh.partners[chosen.peer], now)
-                key = chosen.peer, feed[0]
-                since[key] = min(first, since.get(key, first))
+            if chosen is None:
+                self.lacking = True
+                continue
+            first = self._adopt(feed, mesh.partners[chosen.peer], now)
+            key = chosen.peer, feed[0]
+            since[key] = min(first, since.get(key, first))
         for (peer, rendition), first in since.items():
             self._subscribe(peer, rendition, now, since=first)
 

@@ -7,7 +7,7 @@ request that is not answered. Everything remembered of a partner is bounded by t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
@@ -197,16 +197,19 @@ class Candidates:
     def __len__(self) -> int:
         return len(self._known)
 
-    def learn(self, node: NodeId, addresses: Iterable[Address]) -> None:
-        known = self._known.get(node)
+    def learn(self, node: bytes, addresses: Sequence[Address]) -> None:
+        """addresses: where it is said to be, the likeliest first."""
+        known = self._known.get(node)  # type: ignore[call-overload]  # Equal bytes will do.
         if known is not None:
-            known.addresses = tuple(dict.fromkeys((*addresses, *known.addresses)))[:4]
+            if known.addresses[: len(addresses)] != tuple(addresses):
+                known.addresses = tuple(dict.fromkeys((*addresses, *known.addresses)))[:4]
             return
         if len(self._known) >= CANDIDATES_MAX:
             stale = next((c for c in self._known.values() if not c.proven), None)
             if stale is None:
                 return
             del self._known[stale.node]
+        node = NodeId(node)
         self._known[node] = Candidate(node, tuple(addresses)[:4])
 
     def failed(self, node: NodeId, *, now: float) -> None:

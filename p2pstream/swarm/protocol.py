@@ -11,7 +11,7 @@ its chunk is complete) -> `Play`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -226,7 +226,7 @@ class Swarm:
 
     # What the node tells us besides messages.
 
-    def learn(self, node: NodeId, addresses: Iterable[Address], *, now: float) -> None:
+    def learn(self, node: NodeId, addresses: Sequence[Address], *, now: float) -> None:
         """A node that may trade in this stream: from the ticket, the DHT, or a partner."""
         if node != self.me:
             self.candidates.learn(node, addresses)
@@ -371,7 +371,7 @@ class Swarm:
         if peer in self.partners or peer in self._joined:
             for node, ip, port in message.peers:
                 if node != self.me:
-                    self.candidates.learn(NodeId(node), [(ip, port)])
+                    self.candidates.learn(node, [(ip, port)])
             self._seek_partners(now)
 
     def _on_leave(self, peer: NodeId, _message: m.Leave, now: float) -> None:
@@ -385,7 +385,8 @@ class Swarm:
         last = told.base + len(told.masks) - 1
         if last > self.mesh.claimed:
             self.mesh.claimed = last
-        self._parenting.seek(now=now)
+        if self._parenting.lacking:
+            self._parenting.seek(now=now)
         self._taker.note_map(told, now=now)
 
     def _on_refuse(self, partner: Partner, message: m.Refuse, now: float) -> None:
@@ -579,9 +580,9 @@ class Swarm:
             if self.partners[peer].quiet(now):
                 self.children.forget(peer)  # If it is there after all, it asks for another parent.
         self._giver.adapt(now=now)
+        self._choose_rendition(now)
         self._parenting.upkeep(now=now)
         self._gossip(now)
-        self._choose_rendition(now)
         self._taker.prune()
         self._taker.soon(now=now)
         self._play(now)

@@ -183,6 +183,8 @@ class Carrier:
         self.unproven: dict[Address, tuple[int, int]] = {}  # Bytes from an address, and to it.
         self._ring: deque[End] = deque()
         self._serving = False
+        self._said: Message | None = None  # The last control message, and how large it was.
+        self._said_bytes = 0
         # Bound once: to make one for each happening costs as much as to plan it.
         self.arriving, self._receive, self._serve_next = self.arrive, self._received, self._serve
 
@@ -236,7 +238,7 @@ class Carrier:
 
     def push(self, peers: Iterable[NodeId], parcel: Parcel, expires_at: float) -> None:
         """Send a parcel to each of `peers`. expires_at: in this host's local time."""
-        size = len(_encode(parcel.header)) + len(parcel.body) + 2 * FRAME_BYTES
+        size = size_of(parcel.header) + len(parcel.body) + 2 * FRAME_BYTES
         expires_at = self.peer.clock.world(expires_at)
         for end in filter(None, map(self.links.get, peers)):
             self.network.messages += 1
@@ -248,7 +250,9 @@ class Carrier:
         if self.network.dht_out and type(message) in _DHT:
             self.peer.dht_dropped += 1
             return
-        size = len(_encode(message)) + FRAME_BYTES
+        if message is not self._said:  # A map often goes to many, one after another.
+            self._said, self._said_bytes = message, size_of(message) + FRAME_BYTES
+        size = self._said_bytes
         if end.held or self.network.blocked(self.peer, end.there):
             self._hold(end, message, size)
         else:
