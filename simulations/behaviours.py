@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from p2pstream.core import Parcel, Send
-from p2pstream.dht.messages import CONTACTS_MAX, Nodes, Providers, WireContact
-from p2pstream.dht.table import Contact
+from p2pstream.dht.contact import Contact, WireContact
+from p2pstream.dht.messages import CONTACTS_MAX, Nodes, Providers
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.messages import SUBSTREAMS
 from simulations.fabric.host import Peer, Twist

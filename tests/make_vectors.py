@@ -16,10 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from p2pstream.access import Seed, Ticket
 from p2pstream.dht import messages as d
+from p2pstream.dht.contact import Contact, WireContact
 from p2pstream.dht.limits import Tokens
-from p2pstream.dht.messages import WireContact
 from p2pstream.dht.records import make_record
-from p2pstream.dht.table import Contact
 from p2pstream.identity import NodeKey, StreamKey
 from p2pstream.net.link import Close, Hello
 from p2pstream.net.tls import certificate

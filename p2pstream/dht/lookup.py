@@ -19,8 +19,8 @@ from enum import Enum, auto
 from itertools import islice
 from math import inf
 
-from p2pstream.dht.messages import WireContact
-from p2pstream.dht.table import BUCKET_SIZE, Contact
+from p2pstream.dht.contact import Contact, WireContact
+from p2pstream.dht.table import BUCKET_SIZE
 from p2pstream.identity import NodeId
 
 ALPHA = 3  # The Kademlia paper (2.3): queries in flight.

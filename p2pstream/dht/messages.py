@@ -7,20 +7,15 @@ stay within 1200 bytes, so that one fits into a datagram and nobody is buried un
 from __future__ import annotations
 
 from enum import IntEnum
-from functools import lru_cache
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-from p2pstream.dht.addresses import pack_host, unpack_host
+from p2pstream.dht.contact import WireContact
 from p2pstream.dht.limits import TOKEN_BYTES
-from p2pstream.dht.table import Contact
-from p2pstream.identity import NodeId
-from p2pstream.wire.codec import U8, U16, U32, Digest, Message
+from p2pstream.wire.codec import U8, U32, Digest, Message
 
 ANSWER_BYTES_MAX = 1200  # security/architecture.md 5.4: responses.
-CONTACTS_CACHED = 1024  # Packed contacts kept: a table's worth is told again and again. 0.5 MiB.
 CONTACTS_MAX = 16  # The same place: contacts in one answer.
 RECORDS_MAX = 20  # The same place: providers in one answer.
 RECORD_BYTES_MAX = 1000  # The same place: one record.
@@ -31,7 +26,6 @@ ANSWER_EMPTY_BYTES = 32  # Tag, request id, two array headers, token.
 CONTACT_EXTRA_BYTES = 40  # Header of the array and of both binaries, the id, the port.
 RECORD_EXTRA_BYTES = 3  # Header of a binary.
 
-Host = Annotated[bytes, Meta(min_length=4, max_length=16)]
 Token = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 RecordBytes = Annotated[bytes, Meta(min_length=1, max_length=RECORD_BYTES_MAX)]
 
@@ -48,27 +42,6 @@ class Reason(IntEnum):
     OLD = 7  # A newer record is stored.
     CONFLICT = 8  # Another record with the same sequence number is stored.
     FULL = 9  # Too many records from your subnet.
-
-
-class WireContact(msgspec.Struct, frozen=True, array_like=True):
-    """A contact as it travels: id, 4 or 16 bytes of IP address, UDP port."""
-
-    node: Digest
-    host: Host
-    port: U16
-
-    def __post_init__(self) -> None:
-        if len(self.host) not in {4, 16}:
-            raise ValueError("a host has 4 or 16 bytes")
-
-    @staticmethod
-    @lru_cache(CONTACTS_CACHED)
-    def of(contact: Contact) -> WireContact:
-        host, port = contact.address
-        return WireContact(bytes(contact.node), pack_host(host), port)
-
-    def contact(self) -> Contact:
-        return Contact(NodeId(self.node), (unpack_host(self.host), self.port))
 
 
 Contacts = Annotated[tuple[WireContact, ...], Meta(max_length=CONTACTS_MAX)]
@@ -168,19 +141,20 @@ DHT_MESSAGES: tuple[type[Message], ...] = (
 )
 
 
-def fit_nodes(rid: int, contacts: list[Contact], token: bytes) -> Nodes:
+def fit_nodes(rid: int, contacts: list[WireContact], token: bytes) -> Nodes:
     """An answer with as many of `contacts`, nearest first, as may be told."""
-    return Nodes(rid, _told(contacts, CONTACTS_MAX), token)
+    # All that may be told fit, IPv6 too: 32 bytes and 16 times 56.
+    return Nodes(rid, tuple(contacts[:CONTACTS_MAX]), token)
 
 
 def fit_providers(
-    rid: int, records: list[bytes], contacts: list[Contact], token: bytes
+    rid: int, records: list[bytes], contacts: list[WireContact], token: bytes
 ) -> Providers:
     """An answer with what fits of both. Records first, but half the contacts always have room.
 
     Whoever asks wants records; the few nearest contacts lead it to the other holders.
     """
-    near = _told(contacts, CONTACTS_MAX // 2)
+    near = contacts[: CONTACTS_MAX // 2]
     room = ANSWER_BYTES_MAX - ANSWER_EMPTY_BYTES
     room -= sum(CONTACT_EXTRA_BYTES + len(contact.host) for contact in near)
     chosen: list[bytes] = []
@@ -190,10 +164,5 @@ def fit_providers(
             break
         chosen.append(record)
     if not chosen:
-        near = _told(contacts, CONTACTS_MAX)
-    return Providers(rid, tuple(chosen), near, token)
-
-
-def _told(contacts: list[Contact], count: int) -> tuple[WireContact, ...]:
-    # All that may be told fit, IPv6 too: 32 bytes and 16 times 56.
-    return tuple(map(WireContact.of, contacts[:count]))
+        near = contacts[:CONTACTS_MAX]
+    return Providers(rid, tuple(chosen), tuple(near), token)

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from p2pstream.core import Happening, LinkDown, LinkUp, Send
 from p2pstream.dht.addresses import is_private, may_dial, subnet_huge, subnet_small
+from p2pstream.dht.contact import Contact, WireContact
 from p2pstream.dht.limits import Meter, Tokens
 from p2pstream.dht.lookup import ALPHA_START, Candidate, Lookup
 from p2pstream.dht.messages import (
@@ -39,7 +40,6 @@ from p2pstream.dht.messages import (
     Query,
     Reason,
     Stored,
-    WireContact,
     fit_nodes,
     fit_providers,
 )
@@ -53,7 +53,7 @@ from p2pstream.dht.records import (
     parse_record,
     read_record,
 )
-from p2pstream.dht.table import RICH, Contact, RoutingTable
+from p2pstream.dht.table import RICH, RoutingTable
 from p2pstream.dht.tasks import (
     RETRY_S_MAX,
     RETRY_S_MIN,
@@ -302,8 +302,8 @@ class Dht:
                 reason = self._put(peer, host, query, now=now)
                 return Stored(query.rid) if reason is None else Denied(query.rid, reason)
 
-    def _nearest(self, target: bytes, asker: NodeId) -> list[Contact]:
-        return self._table.closest(target, CONTACTS_MAX, besides=asker)
+    def _nearest(self, target: bytes, asker: NodeId) -> list[WireContact]:
+        return self._table.told(target, CONTACTS_MAX, besides=asker)
 
     def _put(self, peer: NodeId, host: str, query: Announce, *, now: float) -> Reason | None:
         # Cheapest checks first: a signature costs 0.1 ms.

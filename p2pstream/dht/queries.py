@@ -17,8 +17,8 @@ from math import inf
 
 from p2pstream.core import Dial, Hangup, LinkUp, Send
 from p2pstream.dht.addresses import plain
+from p2pstream.dht.contact import Contact
 from p2pstream.dht.messages import ANSWERS, Answer, Denied, Query
-from p2pstream.dht.table import Contact
 from p2pstream.identity import Address, NodeId
 
 ASKING_MAX = 256  # Queries in flight: two look-ups at their limit.

@@ -18,6 +18,7 @@ from math import inf
 import msgspec
 
 from p2pstream.dht.addresses import subnet_large, subnet_small
+from p2pstream.dht.contact import Contact, WireContact
 from p2pstream.identity import Address, NodeId
 
 BUCKET_SIZE = 16  # k; security/architecture.md 5.4. The Kademlia paper (2.2) has 20.
@@ -29,23 +30,16 @@ PROBE_GAP_S = 10.0  # The same: liveness probes, here of one bucket.
 FRESH_S = 60.0  # Wild guess: whoever answered within a minute need not prove itself again.
 
 
-class Contact(msgspec.Struct, frozen=True):
-    """A node, and where it is. A struct of msgspec, as `Entry`: they are made for each answer."""
-
-    node: NodeId
-    address: Address
-
-
 class Entry(msgspec.Struct, frozen=True):
-    """A contact that answered us, and when last. doubtful: silent since."""
+    """A contact that answered us, and when last. number: its id, for distances. told: how we tell
+    others of it. doubtful: silent since.
+    """
 
     contact: Contact
     number: int
+    told: WireContact
     heard_at: float
     doubtful: bool = False
-
-
-Numbered = tuple[int, Contact]  # Its id as a number, for distances.
 
 
 class Bucket:
@@ -58,22 +52,22 @@ class Bucket:
         self.live: OrderedDict[NodeId, Entry] = OrderedDict()
         self.spares: OrderedDict[NodeId, Entry] = OrderedDict()
         self.probed_at = -inf
-        self._able: list[Numbered] | None = None  # What `able` says, until anything changes.
+        self._able: list[Entry] | None = None  # What `able` says, until anything changes.
 
     @property
-    def able(self) -> list[Numbered]:
+    def able(self) -> list[Entry]:
         """Who is live and not in doubt."""
         if self._able is None:
             self._able = self._live(doubtful=False)
         return self._able
 
     @property
-    def doubtful(self) -> list[Numbered]:
+    def doubtful(self) -> list[Entry]:
         """Who is live, and in doubt."""
         return self._live(doubtful=True)
 
-    def _live(self, *, doubtful: bool) -> list[Numbered]:
-        return [(e.number, e.contact) for e in self.live.values() if e.doubtful is doubtful]
+    def _live(self, *, doubtful: bool) -> list[Entry]:
+        return [entry for entry in self.live.values() if entry.doubtful is doubtful]
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self.live.values()
@@ -182,12 +176,14 @@ class RoutingTable:
         node = contact.node
         assert node != self._local, "we never meet ourselves"
         bucket = self._buckets.get(self.index(node))
-        entry = Entry(contact, int.from_bytes(node), now)
         known = bucket.live.get(node) if bucket else None
-        if bucket is None or known is None or known.contact != contact:
+        if bucket is not None and known is not None and known.contact == contact:
+            entry = Entry(contact, known.number, known.told, now)
+        else:
             self._move_out(contact)
             if not self.wants(contact):
                 return None
+            entry = Entry(contact, int.from_bytes(node), WireContact.of(contact), now)
             bucket = self._bucket(self.index(node))
             self._uncount(bucket.remove(node))
             self._count(entry)
@@ -237,16 +233,22 @@ class RoutingTable:
         return not any(bucket.able for bucket in self._buckets.values())
 
     def closest(
-        self, target: bytes, count: int = BUCKET_SIZE, *,
-        besides: NodeId | None = None, doubtful: bool = False,
-    ) -> list[Contact]:  # fmt: skip
-        """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first.
+        self, target: bytes, count: int = BUCKET_SIZE, *, doubtful: bool = False
+    ) -> list[Contact]:
+        """Up to `count` live contacts (or the doubtful ones instead), nearest to `target` first."""
+        return [entry.contact for entry in self._nearest(target, count, doubtful=doubtful)]
 
-        besides: one who is not wanted.
-        """
+    def told(self, target: bytes, count: int, *, besides: NodeId) -> list[WireContact]:
+        """As `closest`, but for one who need not be told of, and as they travel."""
+        return [entry.told for entry in self._nearest(target, count, besides=besides)]
+
+    def _nearest(
+        self, target: bytes, count: int, *,
+        besides: NodeId | None = None, doubtful: bool = False,
+    ) -> list[Entry]:  # fmt: skip
         goal = int.from_bytes(target)
         away = self._number ^ goal
-        some: list[Numbered] = []
+        some: list[Entry] = []
         # No two buckets overlap in their distances to a target, so few need to be looked into.
         for _, index in sorted([((away >> (i - 1) ^ 1) << (i - 1), i) for i in self._buckets]):
             bucket = self._buckets[index]
@@ -254,7 +256,7 @@ class RoutingTable:
             if len(some) > count:
                 break
         # No two nodes are equally far, and numbers alone are sorted in half the time of pairs.
-        near = {number ^ goal: contact for number, contact in some if contact.node != besides}
+        near = {entry.number ^ goal: entry for entry in some if entry.contact.node != besides}
         return list(map(near.__getitem__, sorted(near)[:count]))
 
     def stalest(self) -> Entry | None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
 
+from p2pstream.dht.contact import Contact
 from p2pstream.dht.lookup import ALPHA, Lookup
 from p2pstream.dht.messages import RECORDS_MAX
 from p2pstream.dht.records import Record
-from p2pstream.dht.table import BUCKET_SIZE, Contact
+from p2pstream.dht.table import BUCKET_SIZE
 from p2pstream.identity import Address, NodeId
 
 RETRY_S_MIN, RETRY_S_MAX = 1.0, 30.0  # Wild guess: between rounds of announcing, doubling.

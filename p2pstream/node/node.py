@@ -19,9 +19,9 @@ from p2pstream import __version__
 from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Note, Parcel, Push, Send
 from p2pstream.dht import protocol as dht
 from p2pstream.dht.addresses import is_private, may_dial
+from p2pstream.dht.contact import Contact
 from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.dht.protocol import Dht
-from p2pstream.dht.table import Contact
 from p2pstream.errors import BadConfig
 from p2pstream.identity import Address, NodeId, NodeKey, StreamId, secret_bytes
 from p2pstream.net.carrier import QuicCarrier

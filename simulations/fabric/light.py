@@ -15,8 +15,8 @@ from typing import Any
 from p2pstream.core import Core, Dial, Hangup, LinkDown, LinkUp, Note, Parcel, Push, Send
 from p2pstream.dht import protocol as dht
 from p2pstream.dht.addresses import is_private, may_dial
+from p2pstream.dht.contact import Contact
 from p2pstream.dht.protocol import Dht
-from p2pstream.dht.table import Contact
 from p2pstream.errors import Misbehaviour, PeerError
 from p2pstream.identity import Address, NodeId
 from p2pstream.net.drive import NAP_S

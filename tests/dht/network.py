@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from p2pstream.core import Dial, Hangup, LinkDown, LinkUp, Send
+from p2pstream.dht.contact import Contact
 from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.dht.protocol import Config, Dht, Found, LookupDone, Provided
-from p2pstream.dht.table import Contact
 from p2pstream.errors import PeerError
 from p2pstream.identity import Address, NodeId, NodeKey, PublicKey, node_id
 from p2pstream.wire.codec import Codec, Message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2pstream.dht.contact import Contact, WireContact
 from p2pstream.dht.lookup import (
     ALPHA,
     ALPHA_START,
@@ -11,8 +12,6 @@ from p2pstream.dht.lookup import (
     QUERIES_MAX,
     Lookup,
 )
-from p2pstream.dht.messages import WireContact
-from p2pstream.dht.table import Contact
 from p2pstream.identity import NodeId
 
 TARGET = NodeId(bytes(32))

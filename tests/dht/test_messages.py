@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pstream.dht.contact import WireContact
 from p2pstream.dht.messages import (
     ANSWER_BYTES_MAX,
     CONTACTS_MAX,
@@ -23,28 +24,25 @@ from p2pstream.dht.messages import (
     Providers,
     Reason,
     Stored,
-    WireContact,
     fit_nodes,
     fit_providers,
 )
-from p2pstream.dht.table import Contact
 from p2pstream.errors import BadMessage
-from p2pstream.identity import NodeId
 from p2pstream.wire.codec import Codec, Message
 
 CODEC = Codec(*DHT_MESSAGES)
 TOKEN = bytes(16)
 ID = bytes(range(32))
-V4 = [Contact(NodeId(n.to_bytes(32)), (f"8.1.{n}.1", 60_000 + n)) for n in range(40)]
-V6 = [Contact(NodeId(n.to_bytes(32)), (f"2a00::{n}", 60_000 + n)) for n in range(40)]
+V4 = [WireContact(n.to_bytes(32), bytes([8, 1, n, 1]), 60_000 + n) for n in range(40)]
+V6 = [WireContact(n.to_bytes(32), bytes([*[42] * 15, n]), 60_000 + n) for n in range(40)]
 
 EXAMPLES: list[Message] = [
     Ping(2**32 - 1),
     Pong(0),
     FindNode(1, ID),
-    Nodes(1, tuple(map(WireContact.of, V4[:16])), TOKEN),
+    Nodes(1, tuple(V4[:16]), TOKEN),
     FindProviders(1, ID),
-    Providers(1, (b"r" * 150,), (WireContact.of(V6[0]),), TOKEN),
+    Providers(1, (b"r" * 150,), (V6[0],), TOKEN),
     Announce(1, ID, TOKEN, b"record"),
     Stored(1),
     Denied(1, Reason.BUSY),
@@ -98,7 +96,9 @@ def test_what_breaks_a_bound_is_refused(values: list[object]) -> None:
     st.lists(st.integers(1, RECORD_BYTES_MAX).map(lambda size: b"r" * size), max_size=30),
     st.lists(st.sampled_from(V4 + V6), max_size=40),
 )
-def test_an_answer_never_exceeds_1200_bytes(records: list[bytes], contacts: list[Contact]) -> None:
+def test_an_answer_never_exceeds_1200_bytes(
+    records: list[bytes], contacts: list[WireContact]
+) -> None:
     for answer in (
         fit_providers(2**32 - 1, records, contacts, TOKEN),
         fit_nodes(2**32 - 1, contacts, TOKEN),

@@ -8,9 +8,9 @@ from statistics import mean, median
 import pytest
 
 from p2pstream.core import Dial
-from p2pstream.dht.messages import Nodes, Providers, WireContact
+from p2pstream.dht.contact import Contact, WireContact
+from p2pstream.dht.messages import Nodes, Providers
 from p2pstream.dht.protocol import Config
-from p2pstream.dht.table import Contact
 from p2pstream.errors import Misbehaviour
 from p2pstream.identity import NodeId
 from p2pstream.wire.codec import Message

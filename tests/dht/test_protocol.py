@@ -9,6 +9,7 @@ from math import inf
 import pytest
 
 from p2pstream.core import Dial, Hangup, Happening, LinkDown, LinkUp, Send
+from p2pstream.dht.contact import Contact, WireContact
 from p2pstream.dht.lookup import ALPHA, ALPHA_START
 from p2pstream.dht.messages import (
     Announce,
@@ -21,7 +22,6 @@ from p2pstream.dht.messages import (
     Providers,
     Reason,
     Stored,
-    WireContact,
 )
 from p2pstream.dht.protocol import (
     LEADS_MAX,
@@ -46,7 +46,7 @@ from p2pstream.dht.queries import (
     LINKS_DIALLED_MAX,
 )
 from p2pstream.dht.records import Record, make_record
-from p2pstream.dht.table import RICH, Contact
+from p2pstream.dht.table import RICH
 from p2pstream.dht.tasks import RETRY_S_MIN
 from p2pstream.errors import BadMessage, Misbehaviour
 from p2pstream.identity import Address, NodeId

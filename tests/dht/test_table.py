@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pstream.dht.addresses import may_dial, pack_host, plain, subnet_large, subnet_small
+from p2pstream.dht.contact import Contact
 from p2pstream.dht.table import (
     BUCKET_SIZE,
     FRESH_S,
@@ -16,7 +17,6 @@ from p2pstream.dht.table import (
     SPARES_MAX,
     SUBNET_BUCKET_MAX,
     SUBNET_TABLE_MAX,
-    Contact,
     RoutingTable,
 )
 from p2pstream.identity import NodeId

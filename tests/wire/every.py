@@ -8,7 +8,8 @@ import msgspec.inspect as types
 from hypothesis import strategies as st
 
 from p2pstream.dht import messages as dht
-from p2pstream.dht.messages import DHT_MESSAGES, WireContact
+from p2pstream.dht.contact import WireContact
+from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.net.link import Hello
 from p2pstream.swarm import messages as swarm
 from p2pstream.swarm.messages import SWARM_MESSAGES
