@@ -49,6 +49,7 @@ class Window:
         self._seqs: list[int] = []  # Those, in order.
         self._chunks: dict[int, dict[int, _Chunk]] = {}  # By rendition and seq.
         self._have: dict[int, dict[int, int]] = {}  # Likewise: what is here, as bits.
+        self._partial: dict[int, set[int]] = {}  # By rendition: seqs of which pieces are missing.
         self.bytes = 0
         self.newest = -1  # The live edge as far as we have its head; -1 of nothing.
         self.oldest_allowed = -HEADS_MAX  # Heads before this seq would leave at once.
@@ -80,6 +81,7 @@ class Window:
         insort(self._seqs, seq)
         for part in head.parts:
             self._chunks.setdefault(part.rendition, {})[seq] = _Chunk(part)
+            self._partial.setdefault(part.rendition, set()).add(seq)
         if seq > self.newest:
             self.newest, self.oldest_allowed = seq, seq - HEADS_MAX + 1
         if head.key:
@@ -109,6 +111,8 @@ class Window:
             raise Misbehaviour(f"piece {seq}/{rendition}/{index} does not match its head")
         chunk.pieces[index] = Piece(data, proof)
         chunk.lack ^= 1 << index
+        if not chunk.lack:
+            self._partial[rendition].discard(seq)
         have = self._have.setdefault(rendition, {})
         have[seq] = have.get(seq, 0) | 1 << index
         chunk.bytes += size
@@ -145,6 +149,14 @@ class Window:
             if (lack := chunks[seq].lack if seq in chunks else 0 if seq in heads else -1)
         ]
 
+    def whole(self, rendition: int, first: int) -> bool:
+        """Whether there is no gap from `first` to the newest."""
+        count = self.newest - first + 1
+        if count > 0 and (count > len(self._seqs) or self._seqs[-count] != first):
+            return False  # A head is missing.
+        partial = self._partial.get(rendition)
+        return not partial or max(partial) < first
+
     def complete(self, seq: int, rendition: int) -> Part | None:
         """What the head says of a chunk, when every piece of it is here."""
         chunks = self._chunks.get(rendition)  # Not `_chunk`: this is asked most often.
@@ -176,5 +188,6 @@ class Window:
             seq = self._seqs.pop(0)
             for part in self._heads.pop(seq).parts:
                 self.bytes -= self._chunks[part.rendition].pop(seq).bytes
+                self._partial[part.rendition].discard(seq)
                 if part.rendition in self._have:
                     self._have[part.rendition].pop(seq, None)

@@ -63,8 +63,11 @@ class Taker:
         waiting = self._pulled or self._at_a_loss or mesh.claimed > mesh.window.newest
         if waiting or (mesh.watch is not None and mesh.watch.playout.next_seq is None):
             return
-        if not any(map(self._missing, mesh.renditions())):
-            self.plan_at = inf
+        first = self._fetch_from(mesh.window.newest)
+        for rendition in mesh.renditions():
+            if not mesh.window.whole(rendition, first):
+                return
+        self.plan_at = inf
 
     def note_map(self, told: m.Map, *, now: float) -> None:
         """A partner told what it holds: look soon whether we lack any of it."""
