@@ -50,6 +50,21 @@ def test_a_chunk_is_here_when_all_its_pieces_are(window: Window) -> None:
     assert window.bytes == len(chunk.data)
 
 
+@given(st.sets(st.integers(0, 3)), st.sets(st.tuples(st.integers(0, 3), st.integers(0, 2))))
+def test_the_window_knows_whether_it_has_gaps(
+    heads: set[int], pieces: set[tuple[int, int]]
+) -> None:
+    window = Window()
+    for at in heads:
+        window.add_head(CHUNKS[at].head)
+        for index, piece in enumerate(CHUNKS[at].pieces[0]):
+            if (at, index) in pieces:
+                window.add_piece(1000 + at, 0, index, piece.data, piece.proof)
+    for first in range(1000, 1004):
+        gaps = window.gaps(0, range(first, window.newest + 1))
+        assert window.whole(0, first) is not bool(gaps)
+
+
 def test_of_what_is_not_here_nothing_is_said(window: Window) -> None:
     assert window.have(999, 0) == 0
     assert window.missing(999, 0) == -1, "all of it, however much that is"

@@ -14,9 +14,11 @@ from statistics import mean
 import pytest
 
 from p2pstream.core import Note, Parcel, Send
+from p2pstream.identity import NodeId
 from p2pstream.stream.chunk import PIECE_BYTES
 from p2pstream.swarm import messages as m
 from p2pstream.swarm.giver import CALM_ROUND_S, ROUND_S
+from p2pstream.swarm.mesh import NEEDY_S
 from p2pstream.swarm.messages import Role
 from p2pstream.swarm.protocol import MAP_SLACK_S, Config, EpochSeen, InitReady, Play
 from p2pstream.swarm.push import DIRECT_MIN
@@ -352,30 +354,52 @@ def test_what_is_asked_for_is_sent_in_time_or_not_at_all() -> None:
     assert any(isinstance(word, m.Lack) for word in said)
 
 
-def maps_in(mesh: Mesh, host: Host, seconds: float) -> float:
-    """How many each partner is sent, on average."""
+def maps_in(mesh: Mesh, host: Host, seconds: float) -> Counter[NodeId]:
+    """How many each partner of `host` is sent."""
     before = len(list(effects_of(host, Send)))
     mesh.world.run(seconds)
-    sent = [e.message for e in list(effects_of(host, Send))[before:]]
-    maps = sum(isinstance(word, m.Map) for word in sent)
-    return maps / len(mesh.swarm(host).partners)
+    sent = list(effects_of(host, Send))[before:]
+    return Counter(effect.peer for effect in sent if isinstance(effect.message, m.Map))
 
 
 def test_maps_are_rare_while_all_is_calm_and_frequent_where_anybody_asks(calm: Mesh) -> None:
     viewer = calm.viewers()[0]
-    assert maps_in(calm, viewer, 8.0) == pytest.approx(8.0 / CALM_ROUND_S, abs=1)
+    swarm = calm.swarm(viewer)
+    children = swarm.children.peers()
+    told = maps_in(calm, viewer, 8.0)
+    assert swarm.children.peers() == children
+    assert 0 < len(children) < len(swarm.partners)
+    for peer in swarm.partners:
+        round_s = 2 * CALM_ROUND_S if peer in children else CALM_ROUND_S
+        assert told[peer] == pytest.approx(8.0 / round_s, abs=1)
 
-    giver, before = calm.swarm(viewer)._giver, len(list(effects_of(viewer, Send)))
-    calm.world.run(giver.map_at - calm.world.now + MAP_SLACK_S + 0.001)
-    said = [e.message for e in list(effects_of(viewer, Send))[before:]]
-    told = [word for word in said if isinstance(word, m.Map)]
-    assert len(told) == len(giver.mesh.partners), "all are told at once"
-    assert len(set(map(id, told))) == 1, "with one map"
+    before = len(list(effects_of(viewer, Send)))
+    calm.world.run(swarm._giver.map_at - calm.world.now + MAP_SLACK_S + 0.001)
+    said = [e for e in list(effects_of(viewer, Send))[before:] if isinstance(e.message, m.Map)]
+    assert {effect.peer for effect in said} >= set(swarm.partners) - children, "at once"
+    news = {id(effect.message) for effect in said if effect.peer not in children}
+    assert len(news) == 1, "with one map"
 
     asker = calm.swarm(calm.viewers()[1])
     want = m.Want(calm.stream, 0, ((asker.window.newest, b"\1"),), heads=False)
-    calm.swarm(viewer).receive(asker.me, want, now=calm.world.now)
-    assert maps_in(calm, viewer, 4.0) == pytest.approx(4.0 / ROUND_S, abs=1)
+    swarm.receive(asker.me, want, now=calm.world.now)
+    told = maps_in(calm, viewer, 4.0)
+    assert all(told[peer] == pytest.approx(4.0 / ROUND_S, abs=1) for peer in swarm.partners)
+
+
+def test_children_to_whom_nothing_is_pushed_are_told_every_calm_round(calm: Mesh) -> None:
+    viewer = calm.viewers()[0]
+    calm.world.run(NEEDY_S + 1.0)
+    giver = calm.swarm(viewer)._giver
+    children = giver.mesh.children.peers()
+    at = giver.map_at
+    for partner in giver.mesh.partners.values():
+        partner.told = giver._changes  # As if the broadcast had stood still since.
+        partner.told_at = at - CALM_ROUND_S
+    giver.mesh.out.clear()
+    giver.tell_next(now=at)
+    told = {e.peer for e in giver.mesh.out if isinstance(e, Send)}
+    assert told == set(giver.mesh.partners) >= children != set()
 
 
 def test_whoever_promised_more_than_it_can_carry_takes_fewer_children_until_it_can() -> None:
