@@ -631,7 +631,7 @@ class Dht:
         """
         self._refresh_at = now + REFRESH_GAP_S * self._rng.random()
         closest = task.lookup.closest()
-        everybody = len(closest) < self._config.k
+        everybody = len(closest) < self._config.width(Goal.JOIN)
         reach = 256 if everybody else self._table.index(closest[-1].contact.node)
         self._refreshed |= dict.fromkeys(range(reach + 1), now)
 

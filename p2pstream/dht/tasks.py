@@ -43,12 +43,12 @@ class Config:
     def width(self, goal: Goal) -> int:
         """How many of the nearest nodes must answer before a look-up is over."""
         match goal:
+            case Goal.FIND:
+                return self.k
             case Goal.PROVIDE:
                 return self.replicas
-            case Goal.REFRESH:
+            case Goal.JOIN | Goal.REFRESH:
                 return self.k // 2  # As many as make a bucket rich (`Dht._plan_refresh`).
-            case _:
-                return self.k
 
 
 @dataclass(slots=True)
