@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import starmap
 from struct import Struct
 
-_EVENT = Struct(">dHIIQ")
-FLUSH_EVENTS = 2048  # Are hashed at once: 50 kB.
+_pack = Struct(">dHIIQ").pack
 
 KINDS = (
     "deliver",
@@ -33,25 +31,17 @@ class Trace:
 
     events: int = 0
     recorded: list[Event] | None = None
-    _latest: list[Event] = field(default_factory=list)
     _hash: blake2b = field(default_factory=lambda: blake2b(digest_size=16))
 
     def add(self, when: float, kind: int, who: int, whom: int = 0, what: int = 0) -> None:
         """who, whom: numbers of hosts."""
-        self._latest.append((when, kind, who, whom, what))
-        if len(self._latest) >= FLUSH_EVENTS:
-            self._flush()
+        self._hash.update(_pack(when, kind, who, whom, what))
+        self.events += 1
+        if self.recorded is not None:
+            self.recorded.append((when, kind, who, whom, what))
 
     def digest(self) -> str:
-        self._flush()
         return self._hash.hexdigest()
-
-    def _flush(self) -> None:
-        self._hash.update(b"".join(starmap(_EVENT.pack, self._latest)))
-        self.events += len(self._latest)
-        if self.recorded is not None:
-            self.recorded += self._latest
-        self._latest = []
 
 
 def words(event: Event) -> str:
