@@ -30,7 +30,7 @@ from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.identity import Address, NodeId
 from p2pstream.net.carrier import ADDRESSES_MAX, DIAL_S, STAGGER_S
 from p2pstream.net.doorman import Bans
-from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX
+from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX, UNSENT_BYTES_MAX
 from p2pstream.net.tls import IDLE_S
 from p2pstream.wire.codec import Message
 from simulations.fabric import trace as tr
@@ -312,7 +312,7 @@ class Carrier:
     # Parcels: one stream each, most urgent first, links taking turns.
 
     def _send_parcel(self, end: End, parcel: Parcel, size: int, expires_at: float) -> None:
-        if not self._ring and self.up.free_at <= self.world.now:
+        if not self._ring and self._has_room():
             self._launch_parcel(end, parcel, size)
             return
         if end.backlog + size > QUEUE_BYTES_MAX:
@@ -324,6 +324,11 @@ class Carrier:
         end.backlog += size
         self._serve_later()
 
+    def _has_room(self) -> bool:
+        """Whether the engine takes another parcel: it has few bytes that have not left."""
+        ahead_s = self.up.free_at - self.world.now
+        return ahead_s <= 0.0 or ahead_s * self.up.bps < 8 * UNSENT_BYTES_MAX
+
     def _serve_later(self) -> None:
         if not self._serving:
             self._serving = True
@@ -334,7 +339,7 @@ class Carrier:
         if self.peer.frozen or not self.peer.alive:
             return
         while self._ring:
-            if self.up.free_at > self.world.now + 1e-9:
+            if not self._has_room():
                 self._serve_later()
                 return
             end = self._ring.popleft()
