@@ -30,7 +30,7 @@ from p2pstream.dht.messages import DHT_MESSAGES
 from p2pstream.identity import Address, NodeId
 from p2pstream.net.carrier import ADDRESSES_MAX, DIAL_S, STAGGER_S
 from p2pstream.net.doorman import Bans
-from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX, UNSENT_BYTES_MAX
+from p2pstream.net.link import PARCEL_S, QUEUE_BYTES_MAX
 from p2pstream.net.tls import IDLE_S
 from p2pstream.wire.codec import Message
 from simulations.fabric import trace as tr
@@ -58,6 +58,9 @@ TAIL_RTTS = 1.5  # ... and 6.2.1: when none was; SRTT + 4 RTTVAR of a calm path 
 TAIL_S = 0.025  # ... + max_ack_delay.
 TRIES_MAX = 8
 QUEUE_SEEN_S = 0.05  # Of our own queue, in the round trip: the rest is above the engine.
+# How far ahead parcels are handed to the uplink: two or three of a home's at once. A real engine
+# holds two; with these, whatever the uplink, thin ones were late by a third (thin_uplink).
+AHEAD_S = 0.02
 HOLD_S = (0.3, 0.6, 1.2, 2.4)  # Between probes into a blocked path: PTO doubles.
 INBOX_BYTES_MAX = 2 << 20  # What waits for a stopped process before it is lost: its buffers.
 
@@ -312,7 +315,7 @@ class Carrier:
     # Parcels: one stream each, most urgent first, links taking turns.
 
     def _send_parcel(self, end: End, parcel: Parcel, size: int, expires_at: float) -> None:
-        if not self._ring and self._has_room():
+        if not self._ring and self.up.free_at < self.world.now + AHEAD_S:
             self._launch_parcel(end, parcel, size)
             return
         if end.backlog + size > QUEUE_BYTES_MAX:
@@ -324,11 +327,6 @@ class Carrier:
         end.backlog += size
         self._serve_later()
 
-    def _has_room(self) -> bool:
-        """Whether the engine takes another parcel: it has few bytes that have not left."""
-        ahead_s = self.up.free_at - self.world.now
-        return ahead_s <= 0.0 or ahead_s * self.up.bps < 8 * UNSENT_BYTES_MAX
-
     def _serve_later(self) -> None:
         if not self._serving:
             self._serving = True
@@ -339,7 +337,7 @@ class Carrier:
         if self.peer.frozen or not self.peer.alive:
             return
         while self._ring:
-            if not self._has_room():
+            if self.up.free_at >= self.world.now + AHEAD_S:
                 self._serve_later()
                 return
             end = self._ring.popleft()
