@@ -6,6 +6,7 @@ checkers and bounds and against what was accepted. --accept writes the results a
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,11 +19,13 @@ JOBS = 2
 
 def main(*words: str) -> int:
     """Returns the exit status: how many scenarios fail."""
-    accept = "--accept" in words
-    names = [word for word in words if not word.startswith("-")] or reading.names()
+    parser = argparse.ArgumentParser("python -m simulations.baseline")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a scenario; all without any")
+    parser.add_argument("--accept", action="store_true", help="write new baselines")
+    wanted = parser.parse_args(words)
     failed = 0
-    for name in names:
-        verdict = _one(name, accept=accept)
+    for name in wanted.names or reading.names():
+        verdict = _one(name, accept=wanted.accept)
         failed += bool(verdict)
         sys.stdout.write(f"{name:<16} {verdict or 'ok'}\n")
         sys.stdout.flush()
