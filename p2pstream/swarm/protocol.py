@@ -425,11 +425,16 @@ class Swarm:
         header, body = parcel.header, parcel.body
         if not isinstance(header, m.Piece):
             raise BadMessage(f"a parcel with {type(header).__name__}")
-        if header.head and not self._accept_head(partner, header.head, now):
-            return  # The broadcaster forked: the piece may well fit the other head.
+        known = self.window.head(header.seq)
+        if header.head and known is not None and known.raw == header.head:
+            partner.knows.add(header.seq)
+        elif header.head:
+            if not self._accept_head(partner, header.head, now):
+                return  # The broadcaster forked: the piece may well fit the other head.
+            known = self.window.head(header.seq)
         if header.seq in self._forked_at:
             return
-        if header.seq in self.window:
+        if known is not None:
             self._accept_piece(partner, header, body, now)
         elif header.seq >= self.window.oldest_allowed:
             self._limbo.add(partner.node, header, body, now=now)
