@@ -378,7 +378,7 @@ class Metrics:
 
     def _wire(self) -> tuple[int, int]:
         traffic = [peer.carrier.traffic for peer in self.sim.peers]
-        return sum(t.bytes_out for t in traffic), sum(t.pieces_out for t in traffic)
+        return sum(t.bytes_out + t.acks_out for t in traffic), sum(t.pieces_out for t in traffic)
 
     def _repair_s(self) -> float:
         """After the worst fault: until nearly all viewers play, and go on doing so."""

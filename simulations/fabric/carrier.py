@@ -274,15 +274,13 @@ class Carrier:
         """Send ahead of what waits here, but behind what is already in the router's queue."""
         up, now = self.up, self.world.now
         self.traffic.bytes_out += wire
-        if up.bps == inf:
-            return now
-        seconds = wire * 8 / up.bps
-        if up.free_at <= now:
-            up.free_at = now + seconds
-            return now + seconds
-        ahead, most = up.free_at - now, FLIGHT_BYTES * 8 / up.bps
-        up.free_at += seconds
-        return now + (ahead if ahead < most else most) + seconds
+        seconds, free_at = wire * up.byte_s, up.free_at
+        if free_at <= now:
+            up.free_at = leaves = now + seconds
+            return leaves
+        up.free_at = free_at + seconds
+        ahead_s, most_s = free_at - now, FLIGHT_BYTES * up.byte_s
+        return now + (ahead_s if ahead_s < most_s else most_s) + seconds
 
     def _hold(self, end: End, message: Message, size: int) -> None:
         """The path is blocked: QUIC probes it, ever more rarely."""
@@ -388,20 +386,15 @@ class Carrier:
         network, up, far, now = self.network, self.up, end.far, self.world.now
         network.flying += wire
         acks = ACK_BYTES * ((packets + 1) // 2)
-        theirs = far.traffic
-        theirs.bytes_out += acks
-        theirs.acks_out += acks
+        far.traffic.acks_out += acks
         far.up.push(acks, now=now)
-        self.traffic.bytes_in += acks
         base_s = way_s = end.delay_s + network.extra_delay_s
         if end.jitter_s:
             way_s += end.jitter_s * self.rng.expovariate(1.0)
         sample_s = way_s + base_s
         queue_s = up.free_at - now
-        if queue_s > 0.0 and up.bps < inf:
-            most_s = up.queue_bytes * 8 / up.bps
-            if most_s > QUEUE_SEEN_S:
-                most_s = QUEUE_SEEN_S
+        if queue_s > 0.0:
+            most_s = up.queue_s if up.queue_s < QUEUE_SEEN_S else QUEUE_SEEN_S
             sample_s += queue_s if queue_s < most_s else most_s
         end.srtt_s += (sample_s - end.srtt_s) / 8  # RFC 9002 5.3.
         if network.jams:
@@ -434,16 +427,14 @@ class Carrier:
 
     def arrive(self, end: End, message: Any, wire: int, tries: int = 0) -> None:
         """The last byte has reached our router. end: ours."""
-        if self.down.bps < inf:
-            now = self.world.now
-            through = self.down.admit(wire, now=now)
-            if through is None:
-                self._dropped(end, message, wire, tries)
-                return
-            if through > now + 1e-3:
-                self.world.at(through, self._receive, end, message, wire)
-                return
-        self._received(end, message, wire)
+        now = self.world.now
+        through = self.down.admit(wire, now=now)
+        if through is None:
+            self._dropped(end, message, wire, tries)
+        elif through > now + 1e-3:
+            self.world.at(through, self._receive, end, message, wire)
+        else:
+            self._received(end, message, wire)
 
     def _dropped(self, end: End, message: Any, wire: int, tries: int) -> None:
         """Tail drop at our downlink: the sender finds out and sends it again."""

@@ -31,10 +31,10 @@ Twist = Callable[[Send], Send | None]
 class Traffic:
     """Bytes on the wire, and what became of messages."""
 
-    bytes_out: int = 0
+    bytes_out: int = 0  # Without `acks_out`.
     bytes_in: int = 0
     pieces_out: int = 0  # Bodies only.
-    acks_out: int = 0
+    acks_out: int = 0  # In `quic` they cannot be told from the rest.
     handshakes_out: int = 0
     expired: int = 0
     overflowed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from random import Random
 from typing import Protocol
@@ -12,40 +12,53 @@ QUEUE_BYTES = 256 * 1024  # A home router's buffer: 0.2 s at 10 Mbit/s. Wild gue
 
 @dataclass(slots=True)
 class Pipe:
-    """First in, first out, at `bps` bits a second; what does not fit into the queue is dropped."""
+    """First in, first out, at `bps` bits a second; what does not fit into the queue is dropped.
+
+    byte_s: how long a byte takes. queue_s: how long a full queue does.
+    """
 
     bps: float = inf
     queue_bytes: int = QUEUE_BYTES
     free_at: float = 0.0
     dropped: int = 0  # Bytes.
+    byte_s: float = field(init=False)
+    queue_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._turn(self.bps)
 
     def queued(self, now: float) -> float:
         """Bytes that wait, or are just going through."""
-        return max(0.0, self.free_at - now) * self.bps / 8 if self.free_at > now else 0.0
+        return (self.free_at - now) / self.byte_s if self.byte_s and self.free_at > now else 0.0
 
     def admit(self, size: int, *, now: float) -> float | None:
         """When the last of `size` bytes is through; None when the queue is full."""
-        if self.bps == inf:
-            return now
-        if self.free_at <= now:
-            self.free_at = now + size * 8 / self.bps
-            return self.free_at
-        if self.queued(now) + size > self.queue_bytes + 0.5:
+        free_at = self.free_at
+        if free_at <= now:
+            self.free_at = through = now + size * self.byte_s
+            return through
+        through = free_at + size * self.byte_s
+        if through - now > self.queue_s:
             self.dropped += size
             return None
-        return self.push(size, now=now)
+        self.free_at = through
+        return through
 
     def push(self, size: int, *, now: float) -> float:
         """As `admit`, for a sender that paces itself: nothing is dropped."""
         begins = self.free_at if self.free_at > now else now
-        self.free_at = through = begins + size * 8 / self.bps
+        self.free_at = through = begins + size * self.byte_s
         return through
 
     def change(self, bps: float, *, now: float) -> None:
         """Another rate, for what waits too."""
-        if self.free_at > now and self.bps < inf:
-            self.free_at = now + (self.free_at - now) * self.bps / bps
-        self.bps = bps
+        if self.free_at > now:
+            self.free_at = now + self.queued(now) * 8 / bps
+        self._turn(bps)
+
+    def _turn(self, bps: float) -> None:
+        self.bps, self.byte_s = bps, 8 / bps
+        self.queue_s = (self.queue_bytes + 0.5) * self.byte_s  # Half a byte more: these are floats.
 
 
 class Weather(Protocol):
