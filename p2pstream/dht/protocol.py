@@ -227,10 +227,17 @@ class Dht:
 
     def wake_at(self) -> float:
         at = self._queries.wake_at()
-        upkeep = self._idle_at, self._probe_at, self._refresh_at, self._sweep_at, self._rejoin_at
-        for due in upkeep:  # Asked after all that happens: `min` would cost more.
-            if due < at:
-                at = due
+        # Asked after all that happens, so without a call: `min` would cost more.
+        if self._idle_at < at:
+            at = self._idle_at
+        if self._probe_at < at:
+            at = self._probe_at
+        if self._refresh_at < at:
+            at = self._refresh_at
+        if self._sweep_at < at:
+            at = self._sweep_at
+        if self._rejoin_at < at:
+            at = self._rejoin_at
         for task in self._tasks.values():
             if task.lookup.deadline < at:
                 at = task.lookup.deadline
@@ -472,8 +479,7 @@ class Dht:
         """Whether the look-up has served its purpose already."""
         if task.goal is Goal.FIND:
             return len(task.records) >= self._config.records_wanted
-        width = self._config.width(task.goal)
-        if task.goal is Goal.REFRESH and task.lookup.answers >= width:
+        if task.goal is Goal.REFRESH and task.lookup.answers >= self._config.width(task.goal):
             # A bucket's worth of answers will do, though they are not the nearest to its target.
             index, closest = self._table.index(task.lookup.target), task.lookup.closest()
             return bool(closest) and self._table.index(closest[-1].contact.node) == index

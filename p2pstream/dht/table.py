@@ -256,7 +256,9 @@ class RoutingTable:
             if len(some) > count:
                 break
         # No two nodes are equally far, and numbers alone are sorted in half the time of pairs.
-        near = {entry.number ^ goal: entry for entry in some if entry.contact.node != besides}
+        near = {entry.number ^ goal: entry for entry in some}
+        if besides is not None:
+            near.pop(int.from_bytes(besides) ^ goal, None)
         return list(map(near.__getitem__, sorted(near)[:count]))
 
     def stalest(self) -> Entry | None:
