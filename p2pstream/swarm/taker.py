@@ -231,8 +231,10 @@ class Taker:
             wanted = lacking
             if wanted < 0:
                 wanted = 0
-                for partner in mesh.partners.values():
-                    wanted |= partner.holds(rendition, seq)
+                for partner in mesh.partners.values():  # Not `holds`: done for each of both.
+                    heard = partner.heard.get(rendition)
+                    if heard is not None:
+                        wanted |= heard.masks.get(seq, 0)
             found += [(seq, index) for index in bits(wanted)]
         return found
 
