@@ -363,7 +363,7 @@ class Carrier:
             if now - since < PARCEL_S:
                 self.world.at(now + HOLD_S[1], self._launch_parcel, end, parcel, size, since)
             return
-        leaves = self.up.push(wire, now=now)
+        leaves = self.up.push(wire, now)
         traffic = self.traffic
         traffic.bytes_out += wire
         traffic.parcels_out += 1
@@ -387,7 +387,7 @@ class Carrier:
         network.flying += wire
         acks = ACK_BYTES * ((packets + 1) // 2)
         far.traffic.acks_out += acks
-        far.up.push(acks, now=now)
+        far.up.push(acks, now)
         base_s = way_s = end.delay_s + network.extra_delay_s
         if end.jitter_s:
             way_s += end.jitter_s * self.rng.expovariate(1.0)
@@ -416,7 +416,7 @@ class Carrier:
             again = min(lost, packets)
             self._waste(again * each)
             self.traffic.repaired += again
-            self.up.push(again * each, now=self.world.now)
+            self.up.push(again * each, self.world.now)
             at_the_end = tail or self.rng.random() < again / packets
             waited_s += end.srtt_s * TAIL_RTTS + TAIL_S if at_the_end else end.srtt_s * LOSS_RTTS
             lost = weather.lost(again, self.rng) + theirs.lost(again, self.rng)
@@ -428,7 +428,7 @@ class Carrier:
     def arrive(self, end: End, message: Any, wire: int, tries: int = 0) -> None:
         """The last byte has reached our router. end: ours."""
         now = self.world.now
-        through = self.down.admit(wire, now=now)
+        through = self.down.admit(wire, now)
         if through is None:
             self._dropped(end, message, wire, tries)
         elif through > now + 1e-3:
@@ -446,7 +446,7 @@ class Carrier:
         sender.traffic.bytes_out += wire
         sender.traffic.resent += wire
         sender.traffic.repaired += -(-wire // 1200)
-        sender.up.push(wire, now=self.world.now)
+        sender.up.push(wire, self.world.now)
         again_s = end.srtt_s * LOSS_RTTS * 2**tries + TAIL_S
         self.world.at(self.world.now + again_s, self.arrive, end, message, wire, tries + 1)
 
@@ -459,7 +459,7 @@ class Carrier:
             return
         self.traffic.bytes_in += wire
         if self.duplicates and self.rng.random() < self.duplicates:
-            self.down.push(wire, now=self.world.now)
+            self.down.push(wire, self.world.now)
         if peer.frozen:
             if self.inbox_bytes + wire <= INBOX_BYTES_MAX:
                 self.inbox.append((end, message, wire))

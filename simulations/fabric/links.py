@@ -31,7 +31,7 @@ class Pipe:
         """Bytes that wait, or are just going through."""
         return (self.free_at - now) / self.byte_s if self.byte_s and self.free_at > now else 0.0
 
-    def admit(self, size: int, *, now: float) -> float | None:
+    def admit(self, size: int, now: float) -> float | None:
         """When the last of `size` bytes is through; None when the queue is full."""
         free_at = self.free_at
         if free_at <= now:
@@ -44,7 +44,7 @@ class Pipe:
         self.free_at = through
         return through
 
-    def push(self, size: int, *, now: float) -> float:
+    def push(self, size: int, now: float) -> float:
         """As `admit`, for a sender that paces itself: nothing is dropped."""
         begins = self.free_at if self.free_at > now else now
         self.free_at = through = begins + size * self.byte_s

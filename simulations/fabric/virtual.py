@@ -202,7 +202,7 @@ class Wire:
         if source is None or there is None or len(data) > DATAGRAM_BYTES_MAX:
             network.lost += size
             return
-        leaves = self.up.admit(size, now=now)
+        leaves = self.up.admit(size, now)
         blocked = network.blocked(self.peer, there)
         theirs: Wire = there.carrier
         if (
@@ -237,7 +237,7 @@ class Wire:
         """One is at our NAT."""
         now, size = self.world.now, len(data) + HEADER_BYTES
         welcome = self.nat.ip == address[0] and self.nat.admits(address[1], source, now=now)
-        through = self.down.admit(size, now=now) if welcome else None
+        through = self.down.admit(size, now) if welcome else None
         if through is None:
             self.network.flying -= size
             self.network.lost += size
