@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from p2pstream.identity import NodeId
+from p2pstream.stream.head import NO_HEAD
 from p2pstream.stream.window import HEADS_MAX
 from p2pstream.swarm import messages as m
 from p2pstream.swarm import scheduler
@@ -46,9 +47,10 @@ class Taker:
     def note_head(self, seq: int, *, now: float) -> None:
         """A head has come: the pieces it names exist, and are to be here in time."""
         self._known_at.setdefault(seq, now)
-        look_at = now + scheduler.UNPROVEN_S
-        if look_at < self.plan_at and self.mesh.parents.proven(self.mesh.renditions()):
-            deadline = self.mesh.deadline(seq)
+        mesh, look_at = self.mesh, now + scheduler.UNPROVEN_S
+        trusts = look_at < self.plan_at and mesh.parents.proven(mesh.renditions())
+        if trusts and seq - 1 in mesh.window:
+            deadline = mesh.deadline(seq)
             look_at = scheduler.trusted_until(now, deadline, self._rtt_s, proven=True)
         if look_at < self.plan_at:
             self.plan_at = look_at
@@ -221,8 +223,10 @@ class Taker:
             wanted.append((peer, piece))
 
     def _missing(self, rendition: int) -> list[tuple[int, int]]:
-        """(seq, index) of pieces that we want and lack, oldest first. Before the head of a chunk is
-        here we know of none but those that partners told of.
+        """(seq, index) of pieces that we want and lack, oldest first.
+
+        Before the head of a chunk is here we know of none but those that partners told of, and of
+        the first one, with which the head comes, if the next head names it as the one before.
         """
         mesh, window = self.mesh, self.mesh.window
         edge = mesh.edge(rendition)
@@ -230,7 +234,8 @@ class Taker:
         for seq, lacking in window.gaps(rendition, range(self._fetch_from(edge), edge + 1)):
             wanted = lacking
             if wanted < 0:
-                wanted = 0
+                after = window.head(seq + 1)
+                wanted = int(after is not None and after.previous != NO_HEAD)
                 for partner in mesh.partners.values():  # Not `holds`: done for each of both.
                     heard = partner.heard.get(rendition)
                     if heard is not None:

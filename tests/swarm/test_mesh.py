@@ -321,6 +321,29 @@ def test_lost_parcels_are_fetched_again(loss: float, stall_s: float, twice: floa
     assert mean(duplicates) <= twice
 
 
+def test_a_chunk_of_which_not_even_the_head_comes_is_asked_for_in_time() -> None:
+    """Calm partners may tell of it two seconds later: the next head must be enough."""
+    mesh = Mesh()
+    victim = audience(mesh, 6)[0]
+    mesh.world.run(10.0)
+    lost = mesh.swarm(victim).window.newest + 3
+
+    def asked() -> bool:
+        sent = (e.message for e in effects_of(victim, Send) if isinstance(e.message, m.Want))
+        return any(lost in dict(want.items) for want in sent)
+
+    def swallows(whom: NodeId, message: object) -> bool:
+        is_of_it = isinstance(message, Parcel) and getattr(message.header, "seq", -1) == lost
+        return whom == victim.node and (is_of_it or isinstance(message, m.Map)) and not asked()
+
+    mesh.world.swallows = swallows
+    mesh.world.run(3.0)
+    mesh.check()
+    assert asked()
+    assert lost in mesh.seqs(victim)
+    assert mesh.stalls(victim) == 0
+
+
 def test_slow_uplinks_are_filled_but_not_flooded() -> None:
     """Six viewers with hardly more upload than the stream has: seed and origin make up for it."""
     mesh = Mesh()

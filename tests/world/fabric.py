@@ -107,6 +107,7 @@ class World:
         self.rng = Random(seed)
         self.hosts: dict[NodeId, Host] = {}
         self.loss = 0.0
+        self.swallows: Callable[[NodeId, Any], bool] = lambda *_: False  # What, on its way to whom.
         self._delay_s = delay_s
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = count()
@@ -160,6 +161,8 @@ class World:
         host.queue.append((host.busy_until, send.peer, size))
         host.bytes_out += size
         if self.rng.random() < self.loss and isinstance(message, Parcel):
+            return
+        if self.swallows(there.node, message):
             return
         arrives = host.busy_until + self.delay_s(host.node, there.node)
         self.at(arrives, lambda: self._arrive(host, there, message, size))
