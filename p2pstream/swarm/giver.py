@@ -32,7 +32,7 @@ from p2pstream.swarm.scheduler import ANSWER_S
 
 ROUND_S = 1.0  # In which every partner is told what we hold, one after another: the design's 1-2 s.
 CALM_ROUND_S = 2.0  # While nobody is in need (as Trickle slows down, RFC 6206): all at once.
-CHILD_ROUND_S = 1.5 * CALM_ROUND_S  # Children in every other calm round.
+CHILD_ROUND_S = 1.5 * CALM_ROUND_S  # Children told since then wait for the next calm round.
 TURNS_MIN = 12  # In a round: 83 ms for each partner where there are few.
 PIECE_LIFE_S = 2.0  # A piece older than this is not worth sending.
 BACKLOG_S = 1.0  # A child whose queue is longer than this gets no more pushed until it drains.
@@ -115,7 +115,8 @@ class Giver:
 
         In need, all partners at once after each chunk would be three times as many messages, most
         of them about what the other holds too. One after another, some partner's map is always
-        fresh. While all is calm the order does not matter, and the same maps do for nearly all.
+        fresh. While all is calm the order does not matter, the same maps do for nearly all, and
+        children are told every other time.
         """
         self.map_at = inf
         if now >= self.mesh.needy_until:
