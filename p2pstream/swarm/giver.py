@@ -259,7 +259,7 @@ class Giver:
         pushes: list[Push] = []
         for partner in partners:
             heard = partner.heard.get(rendition)
-            if heard is not None and heard.masks.get(seq, 0) >> index & 1:
+            if heard is not None and heard.holds(seq) >> index & 1:
                 continue
             if mesh.roads.backlog(partner.node) > most:
                 mesh.counters.pushes_dropped += 1

@@ -107,7 +107,7 @@ class Mesh:
         heard, horizon = partner.heard.get(rendition), self.horizon
         if heard is None or heard.edge <= horizon:
             return heard.edge if heard else -1
-        return max((seq for seq in heard.masks if seq <= horizon), default=-1)
+        return heard.newest(horizon)
 
     @property
     def horizon(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from math import inf
 from random import Random
 
@@ -46,11 +45,12 @@ PieceKey = tuple[int, int, int]  # (seq, rendition, index)
 class Heard:
     """What a partner said of one rendition: masks of pieces by seq, and its place in the mesh.
 
-    edge: the newest seq of which the partner held anything; -1 of nothing. behind: how many chunks
-    that was behind the newest that we knew then.
+    masks: of the seqs from `first` on, without a gap. edge: the newest seq of which the partner
+    held anything; -1 of nothing. behind: how many chunks that was behind the newest that we knew.
     """
 
-    masks: dict[int, int] = field(default_factory=dict)
+    first: int = 0
+    masks: list[int] = field(default_factory=list)
     edge: int = -1
     behind: int = 0
     hops: bytes = bytes([NO_HOPS]) * SUBSTREAMS
@@ -59,20 +59,29 @@ class Heard:
 
     def learn(self, base: int, masks: tuple[int, ...]) -> None:
         """From `base` on it holds just this."""
-        end = base + len(masks)
-        if self.edge >= end:
-            self.masks = {seq: mask for seq, mask in self.masks.items() if seq < base}
-        self.masks.update(zip(range(base, end), masks, strict=True))
+        at = base - self.first
+        if not 0 <= at <= 2 * HEADS_MAX:  # Nothing from before will be left.
+            self.first, self.masks, at = base, [], 0
+        self.masks += [0] * (at - len(self.masks))
+        self.masks[at:] = masks
         if len(self.masks) > HEADS_MAX:
-            self._trim()
-        if masks and masks[-1]:
-            self.edge = end - 1
-        else:
-            self.edge = max((seq for seq, mask in self.masks.items() if mask), default=-1)
+            self.first += len(self.masks) - HEADS_MAX
+            del self.masks[:-HEADS_MAX]
+        self.edge = self.newest(SEQ_MAX)
 
-    def _trim(self) -> None:
-        for seq in list(islice(self.masks, len(self.masks) - HEADS_MAX)):
-            del self.masks[seq]
+    def holds(self, seq: int) -> int:
+        """The pieces it said it holds of a chunk, as a bit mask."""
+        at = seq - self.first
+        return self.masks[at] if 0 <= at < len(self.masks) else 0
+
+    def newest(self, horizon: int) -> int:
+        """The newest seq up to `horizon` of which it holds anything; -1 of nothing."""
+        at = min(horizon + 1 - self.first, len(self.masks))
+        while at > 0:
+            at -= 1
+            if self.masks[at]:
+                return self.first + at
+        return -1
 
 
 @dataclass(slots=True)
@@ -115,7 +124,7 @@ class Partner:
     def holds(self, rendition: int, seq: int) -> int:
         """The pieces it says it holds, as a bit mask."""
         heard = self.heard.get(rendition)
-        return heard.masks.get(seq, 0) if heard else 0
+        return heard.holds(seq) if heard else 0
 
     def edge(self, rendition: int) -> int:
         heard = self.heard.get(rendition)
@@ -126,9 +135,9 @@ class Partner:
         behind when it last told. newest: that we know now.
         """
         heard = self.heard.get(rendition)
-        if heard is None or seq in heard.masks or heard.edge < 0:
+        if heard is None or heard.edge < 0:
             return False
-        return heard.edge < seq < newest - heard.behind
+        return heard.first + len(heard.masks) <= seq < newest - heard.behind
 
     def learn_map(self, message: Map, newest: int) -> None:
         """A map replaces what we heard from its base on. newest: the seq that we know.
@@ -149,7 +158,7 @@ class Partner:
     def holds_any(self, seq: int) -> bool:
         """Whether it says that it holds anything of a chunk, in whatever rendition."""
         for heard in self.heard.values():  # noqa: SIM110  # Cheaper.
-            if heard.masks.get(seq):
+            if heard.holds(seq):
                 return True
         return False
 

@@ -236,10 +236,8 @@ class Taker:
             if wanted < 0:
                 after = window.head(seq + 1)
                 wanted = int(after is not None and after.previous != NO_HEAD)
-                for partner in mesh.partners.values():  # Not `holds`: done for each of both.
-                    heard = partner.heard.get(rendition)
-                    if heard is not None:
-                        wanted |= heard.masks.get(seq, 0)
+                for partner in mesh.partners.values():
+                    wanted |= partner.holds(rendition, seq)
             found += [(seq, index) for index in bits(wanted)]
         return found
 

@@ -406,6 +406,8 @@ def test_a_map_replaces_what_was_said_from_its_base_on() -> None:
     one.learn_map(a_map(12, (b"\x01",)), 14)
     assert [one.holds(0, seq) for seq in range(10, 15)] == [3, 0, 1, 0, 0], "what came before stays"
     assert one.edge(0) == 12
+    one.learn_map(a_map(15, (b"\x01",)), 17)
+    assert [one.holds(0, seq) for seq in range(10, 17)] == [3, 0, 1, 0, 0, 1, 0], "nothing between"
     one.learn_map(a_map(80, (b"\x01",) * HEADS_MAX), 150)
     assert [one.holds(0, seq) for seq in (10, 12, 80)] == [0, 0, 1], "but not for ever"
     one.learn_map(a_map(80, (b"", b"")), 150)
