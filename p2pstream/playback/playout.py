@@ -102,20 +102,22 @@ class Playout:
         self._edges.clear()
 
     def saw_head(
-        self, seq: int, pts_s: float, duration_s: float, *, fresh: bool, now: float
+        self, seq: int, end_s: float, duration_s: float, *, fresh: bool, now: float
     ) -> None:
-        """A verified head came. fresh: it extends the live edge, so it tells where live is."""
-        self._line[seq] = pts_s + duration_s, duration_s
+        """A verified head came. end_s: where on the stream's time line its chunk ends. fresh: it
+        extends the live edge, so it tells where live is.
+        """
+        self._line[seq] = end_s, duration_s
         if seq > self._latest:
             self._latest = seq
         while len(self._line) > TIMELINE_MAX:
             del self._line[next(iter(self._line))]
         if fresh:
-            self._note_edge(seq, pts_s, duration_s, now)
+            self._note_edge(seq, end_s, now)
         self.take_at = self._next_at()
 
-    def _note_edge(self, seq: int, pts_s: float, duration_s: float, now: float) -> None:
-        offset = now - (pts_s + duration_s)
+    def _note_edge(self, seq: int, end_s: float, now: float) -> None:
+        offset = now - end_s
         edges = self._edges
         if edges and abs(offset - self._offset_s) > self.config.behind_s_max:
             edges.clear()  # The time line itself moved: the broadcaster started anew.

@@ -64,7 +64,8 @@ class Head:
     captured_ms, not_after_ms: Unix milliseconds. pts, duration: ticks. content_key: 0, not sealed.
     What follows from these is worked out once, since it is asked for each piece. key: decoding may
     start here, in every rendition. end: the broadcaster ended the stream, nothing follows. size,
-    size_max: bytes of all renditions, and of the largest; 0 without any.
+    size_max: bytes of all renditions, and of the largest; 0 without any. end_s, duration_s: where
+    it ends on the stream's time line, and how long it is, in seconds.
     """
 
     stream: StreamId
@@ -85,6 +86,8 @@ class Head:
     end: bool = field(init=False)
     size: int = field(init=False)
     size_max: int = field(init=False)
+    end_s: float = field(init=False)
+    duration_s: float = field(init=False)
     _signature_and_rest: tuple[bytes, bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +99,8 @@ class Head:
             "end": bool(self.flags & END),
             "size": sum(sizes),
             "size_max": max(sizes, default=0),
+            "end_s": (self.pts + self.duration) / TICKS_PER_S,
+            "duration_s": self.duration / TICKS_PER_S,
             "_signature_and_rest": (self.raw[-SIGNATURE_BYTES:], signed),
         }
         for name, value in follows.items():

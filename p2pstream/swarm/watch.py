@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from p2pstream.playback import abr
 from p2pstream.playback.playout import Config as PlayoutConfig
 from p2pstream.playback.playout import Playout
-from p2pstream.stream.chunk import TICKS_PER_S, Chunk
+from p2pstream.stream.chunk import Chunk
 from p2pstream.stream.head import Head
 from p2pstream.stream.window import Window
 
@@ -51,8 +51,7 @@ class Watch:
 
     def saw_head(self, head: Head, *, fresh: bool, now: float) -> None:
         if head.parts:
-            pts_s, duration_s = head.pts / TICKS_PER_S, head.duration / TICKS_PER_S
-            self.playout.saw_head(head.seq, pts_s, duration_s, fresh=fresh, now=now)
+            self.playout.saw_head(head.seq, head.end_s, head.duration_s, fresh=fresh, now=now)
 
     def arrived(self, seq: int, rendition: int, *, now: float) -> None:
         """A chunk became complete."""

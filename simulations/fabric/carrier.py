@@ -93,8 +93,8 @@ class End:
     backlog: int = 0
     waiting: list[tuple[float, int, Parcel, int]] = field(default_factory=list)
     ordered_at: float = 0.0  # No control message arrives before this: the ones before it.
-    held: deque[tuple[Message, int]] = field(default_factory=deque)
-    holding: int = 0  # Probes into a blocked path so far.
+    held: list[tuple[Message, int]] = field(default_factory=list)  # The path is blocked.
+    holding: int = 0  # Probes into it so far; none means that nothing is held.
 
     def __post_init__(self) -> None:
         self.far, self.srtt_s = self.there.carrier, 2 * self.delay_s
@@ -257,7 +257,7 @@ class Carrier:
         if message is not self._said:  # A map often goes to many, one after another.
             self._said, self._said_bytes = message, size_of(message) + FRAME_BYTES
         size = self._said_bytes
-        if end.held or self.network.blocked(self.peer, end.there):
+        if end.holding or self.network.blocked(self.peer, end.there):
             self._hold(end, message, size)
         else:
             self._launch_control(end, message, size)
@@ -301,9 +301,9 @@ class Carrier:
             end.holding += 1
             self.world.at(self.world.now + wait_s, self._probe, end)
             return
-        end.holding = 0
-        while end.held:
-            self._launch_control(end, *end.held.popleft())
+        held, end.held, end.holding = end.held, [], 0
+        for message, size in held:
+            self._launch_control(end, message, size)
 
     def _waste(self, wire: int) -> None:
         self.traffic.bytes_out += wire

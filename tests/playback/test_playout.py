@@ -44,7 +44,7 @@ class Stage:
     def come(self, seq: int, *, at: float | None = None, media: bool = True) -> None:
         """Head and media of `seq` arrive, on time unless `at` says when."""
         self.until((seq + 1) * CHUNK_S + self.delay_s if at is None else at)
-        self.playout.saw_head(seq, seq * CHUNK_S, CHUNK_S, fresh=True, now=self.now)
+        self.playout.saw_head(seq, (seq + 1) * CHUNK_S, CHUNK_S, fresh=True, now=self.now)
         if media:
             self.bring(seq)
 
@@ -224,7 +224,7 @@ def test_when_the_time_line_moves_the_old_chunks_are_played_out_and_then_the_new
     for n in range(10):
         seq, now = 1000 + n, 10.0 + n * CHUNK_S
         stage.until(now)
-        stage.playout.saw_head(seq, n * CHUNK_S, CHUNK_S, fresh=True, now=now)
+        stage.playout.saw_head(seq, (n + 1) * CHUNK_S, CHUNK_S, fresh=True, now=now)
         stage.bring(seq)
 
     assert stage.seqs[:6] == list(range(6))
@@ -269,7 +269,7 @@ def test_a_head_that_is_repeated_late_does_not_move_live() -> None:
     stage.come(1)
     due = stage.playout.due(1)
 
-    stage.playout.saw_head(0, 0.0, CHUNK_S, fresh=False, now=50.0)
+    stage.playout.saw_head(0, CHUNK_S, CHUNK_S, fresh=False, now=50.0)
 
     assert stage.playout.due(1) == due
 
@@ -279,7 +279,7 @@ def test_who_waits_for_the_first_chunk_sleeps() -> None:
     stage = Stage()
     stage.come(0, media=False)
     stage.until(5.0)
-    stage.playout.saw_head(20, 4.0, CHUNK_S, fresh=True, now=stage.now)
+    stage.playout.saw_head(20, 21 * CHUNK_S, CHUNK_S, fresh=True, now=stage.now)
     stage.playout.start(0, now=stage.now)
     assert list(stage.playout.take(now=stage.now)) == []
 
@@ -341,7 +341,7 @@ def test_no_history_goes_back_plays_what_is_not_ready_or_grows(
         match kind:
             case "head":
                 edge += 1 + n // 6
-                stage.playout.saw_head(edge, shift + edge * 0.2, 0.2, fresh=True, now=now)
+                stage.playout.saw_head(edge, shift + (edge + 1) * 0.2, 0.2, fresh=True, now=now)
             case "media":
                 stage.bring(max(0, edge - n))
             case "take":
