@@ -16,10 +16,11 @@ from p2pstream.dht.protocol import LookupDone
 from p2pstream.identity import NodeId
 from p2pstream.net.doorman import BAN_S
 from p2pstream.net.link import QUEUE_BYTES_MAX
+from p2pstream.stream.chunk import Chunk
 from p2pstream.stream.window import BYTES_MAX, HEADS_MAX
 from p2pstream.swarm.messages import Piece, Role
 from p2pstream.swarm.partners import CANDIDATES_MAX, LACKED_MAX
-from p2pstream.swarm.protocol import INITS_MAX, LINKS_MAX, Play
+from p2pstream.swarm.protocol import INITS_MAX, LINKS_MAX
 from p2pstream.swarm.scheduler import ASKED_MAX
 from simulations.fabric.carrier import AMPLIFICATION_MAX
 from simulations.fabric.dice import secret
@@ -63,7 +64,10 @@ class Checker:
         self.complaints: list[str] = []
 
     def effect(self, peer: Peer, effect: Any) -> None:
-        """A core wanted something besides the network."""
+        """A core wanted something besides the network, and to hand over a chunk."""
+
+    def played(self, peer: Peer, chunk: Chunk) -> None:
+        """A viewer's core hands a chunk to the player."""
 
     def parcel(self, peer: Peer, parcel: Parcel) -> None:
         """A core sends a piece."""
@@ -92,11 +96,9 @@ class OnlyVerified(Checker):
 
     name = "only verified bytes are stored, sent and played"
 
-    def effect(self, peer: Peer, effect: Any) -> None:
-        if isinstance(effect, Play):
-            chunk = effect.chunk
-            if chunk.pieces != self.sim.studio.sent.get((chunk.seq, chunk.rendition)):
-                self.complain(peer, f"played other bytes for seq {chunk.seq}")
+    def played(self, peer: Peer, chunk: Chunk) -> None:
+        if chunk.pieces != self.sim.studio.sent.get((chunk.seq, chunk.rendition)):
+            self.complain(peer, f"played other bytes for seq {chunk.seq}")
 
     def parcel(self, peer: Peer, parcel: Parcel) -> None:
         # What its core sends; a polluter's bytes are changed after this.
@@ -119,12 +121,11 @@ class Monotone(Checker):
         super().begin(sim)
         self.last: dict[tuple[int, int], int] = {}
 
-    def effect(self, peer: Peer, effect: Any) -> None:
-        if isinstance(effect, Play):
-            seq, key = effect.chunk.seq, (peer.number, peer.lives)
-            if seq <= self.last.get(key, -1):
-                self.complain(peer, f"seq {seq} after {self.last[key]}")
-            self.last[key] = seq
+    def played(self, peer: Peer, chunk: Chunk) -> None:
+        key = peer.number, peer.lives
+        if chunk.seq <= self.last.get(key, -1):
+            self.complain(peer, f"seq {chunk.seq} after {self.last[key]}")
+        self.last[key] = chunk.seq
 
 
 class Bounded(Checker):
@@ -148,7 +149,7 @@ def _sizes(peer: Peer) -> list[tuple[str, int, int]]:
     sizes = [("send queue, bytes", peer.carrier.backlog_max, QUEUE_BYTES_MAX)]
     swarm = peer.swarm
     if swarm is not None:
-        heads = len(list(swarm.window))
+        heads = len(swarm.window)
         partners = swarm.partners.values()
         heard = [heard.masks for partner in partners for heard in partner.heard.values()]
         held = max(map(len, heard), default=0)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from p2pstream.dht.protocol import LookupDone
 from p2pstream.metrics import percentile, ratio
-from p2pstream.stream.chunk import PIECE_BYTES
+from p2pstream.stream.chunk import PIECE_BYTES, Chunk
 from p2pstream.swarm.ledger import Counters
 from p2pstream.swarm.messages import Role
-from p2pstream.swarm.protocol import EpochSeen, Play, Swarm
+from p2pstream.swarm.protocol import EpochSeen, Swarm
 from simulations.fabric import trace as tr
 from simulations.fabric.host import Peer
 
@@ -113,30 +113,27 @@ class Metrics:
         if life is not None and life.end is None:
             life.end = _player(life.swarm)
 
-    def effect(self, peer: Peer, effect: Any) -> None:
-        kind = type(effect)  # Not `match`: this is done for each chunk.
-        if kind is Play:
-            life, now, chunk = self._now.get(peer.number), self.sim.world.now, effect.chunk
-            self.sim.world.trace.add(now, tr.PLAY, peer.number, 0, chunk.seq)
-            if life is not None:
-                self._played(life, chunk.captured_ms, now)
-        elif kind is LookupDone:
-            self._lookups.append(effect)
-        elif kind is EpochSeen:
-            self._epochs[effect.epoch.number] += 1
+    def effect(self, peer: Peer, effect: Any) -> None:  # noqa: ARG002  # The same for all.
+        match effect:
+            case LookupDone():
+                self._lookups.append(effect)
+            case EpochSeen():
+                self._epochs[effect.epoch.number] += 1
 
-    def _played(self, life: Life, captured_ms: int, now: float) -> None:
-        origin = self.sim.origin
+    def played(self, peer: Peer, chunk: Chunk) -> None:
+        sim, life, now = self.sim, self._now.get(peer.number), self.sim.world.now
+        sim.world.trace.add(now, tr.PLAY, peer.number, 0, chunk.seq)
+        if life is None:
+            return
         # By the origin's clock: a viewer's own clock may be wrong, the picture is as old as it is.
-        lag_s = origin.clock.wall(origin.local()) - captured_ms / 1000
+        lag_s = sim.origin.clock.wall(sim.origin.local()) - chunk.captured_ms / 1000
         if life.first_at is None:
             life.first_at = now
-        measured = now >= self._from_s
-        if measured and life.last_at:
-            life.stall_s += self._frozen_s(life, now)
-        life.last_at, life.lag_s = now, lag_s
-        if measured:
+        if now >= self._from_s:
+            if life.last_at:
+                life.stall_s += self._frozen_s(life, now)
             life.lags.append(lag_s)
+        life.last_at, life.lag_s = now, lag_s
 
     def _frozen_s(self, life: Life, now: float) -> float:
         """How long nothing new was there to be shown; the playout's own count is not needed."""

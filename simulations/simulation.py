@@ -10,7 +10,7 @@ from typing import Any
 
 from p2pstream.identity import Address, NodeId
 from p2pstream.swarm.messages import Role
-from p2pstream.swarm.protocol import Swarm
+from p2pstream.swarm.protocol import Play, Swarm
 from simulations import laws
 from simulations.checkers import Checker, Verdict, all_checkers, bounds
 from simulations.fabric.carrier import Network
@@ -90,7 +90,7 @@ class Simulation:
         for checker in self.checkers:
             checker.begin(self)
         # By what they watch: most checkers watch one thing.
-        self._hear_effect = self._overriding("effect")
+        self._hear_effect, self._hear_played = map(self._overriding, ("effect", "played"))
         watchers.parcel = _all_of(self._overriding("parcel"))
         if any(peer.twist for peer in self.peers):  # Else what is sent is what arrives.
             watchers.arrived = _all_of(self._overriding("arrived"))
@@ -221,6 +221,12 @@ class Simulation:
     # Watching.
 
     def _on_effect(self, peer: Peer, effect: Any) -> None:
+        if type(effect) is Play:  # Nearly all of them.
+            chunk = effect.chunk
+            self.metrics.played(peer, chunk)
+            for hear in self._hear_played:
+                hear(peer, chunk)
+            return
         self.metrics.effect(peer, effect)
         for hear in self._hear_effect:
             hear(peer, effect)

@@ -58,6 +58,10 @@ class Window:
     def __contains__(self, seq: int) -> bool:
         return seq in self._heads
 
+    def __len__(self) -> int:
+        """How many heads are here."""
+        return len(self._seqs)
+
     def __iter__(self) -> Iterator[int]:
         """The seqs whose heads we have, in order."""
         return iter(self._seqs[:])

@@ -231,7 +231,7 @@ def bounded(swarm: Swarm) -> None:
     """Every table within its named limit, and all together within a generous sum."""
     assert len(swarm.partners) <= PARTNERS_MAX
     assert len(swarm.candidates) <= CANDIDATES_MAX
-    assert len(list(swarm.window)) <= HEADS_MAX
+    assert len(swarm.window) <= HEADS_MAX
     assert swarm.window.bytes <= BYTES_MAX
     assert swarm.children.used <= max(swarm.children.slots, 0)
     assert len(swarm.inits) <= 32
