@@ -6,6 +6,7 @@ The same scenarios and seeds in every tier that can run them, against `core`, as
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,14 @@ UNLIKE = {"stall_ratio", "offload", *runner.MEASURED_HERE}  # A share of these s
 
 def main(*words: str) -> int:
     """Returns the exit status."""
-    seeds, names = list(SEEDS), []
-    rest = iter(word for word in words if word != "--write")
-    for word in rest:
-        if word == "--seeds":
-            seeds = runner.seeds_of(next(rest))
-        else:
-            names.append(word)
-    table = "\n".join(_table(names or list(SCENARIOS), seeds))
+    parser = argparse.ArgumentParser("python -m simulations.beside")
+    parser.add_argument("names", nargs="*", metavar="SCENARIO", help="four without any")
+    parser.add_argument("--seeds", metavar="1-6", type=runner.seeds_of, default=[*SEEDS])
+    parser.add_argument("--write", action="store_true", help=f"into docs/{PAGE.name}")
+    wanted = parser.parse_args(words)
+    table = "\n".join(_table(wanted.names or list(SCENARIOS), wanted.seeds))
     sys.stdout.write(table + "\n")
-    if "--write" in words:
+    if wanted.write:
         before, _, rest_of_page = PAGE.read_text().partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest_of_page.partition(END)[2]}")
     return 0

@@ -6,6 +6,7 @@ different hash seeds. Equal seeds must give equal trace hashes, different seeds 
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -32,27 +33,20 @@ def main(*words: str) -> int:
     if words[:1] == ("--here",):
         _tell_hashes(*words[1:])
         return 0
-    told = list(words)
-    tier = _take(told, "--tier", "core")
-    seeds = _take(told, "--seeds", SEEDS[tier])
+    parser = argparse.ArgumentParser("python -m simulations.determinism")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a scenario; some without any")
+    parser.add_argument("--tier", choices=NAMES, default="core")
+    parser.add_argument("--seeds", help="1-20; in the quic tier 1-3")
+    wanted = parser.parse_args(words)
+    seeds = wanted.seeds or SEEDS[wanted.tier]
     wrong = 0
-    for name in told or NAMES[tier]:
-        for problem in problems(name, seeds, tier):
+    for name in wanted.names or NAMES[wanted.tier]:
+        for problem in problems(name, seeds, wanted.tier):
             wrong += 1
             sys.stdout.write(f"{Path(name).stem:<16} {problem}\n")
         sys.stdout.write(f"{Path(name).stem:<16} done: seeds {seeds}\n")
         sys.stdout.flush()
     return min(wrong, 100)
-
-
-def _take(words: list[str], option: str, otherwise: str) -> str:
-    """The value of an option, which is not among `words` any more then."""
-    if option not in words:
-        return otherwise
-    at = words.index(option)
-    value = words[at + 1]
-    del words[at : at + 2]
-    return value
 
 
 def problems(name: str, seeds: str, tier: str = "core") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`python -m simulations.model.calibrate [--seeds 1-3]`: take the model's constants from `core`.
+"""`python -m simulations.model.calibrate [--seeds 1-2]`: take the model's constants from `core`.
 
 Runs calibration.toml in `core` and writes calibration.json. To be said again when what it measures
 has changed: how viewers start, how far the mesh is deep. It takes some CPU-minutes.
@@ -6,6 +6,7 @@ has changed: how viewers start, how far the mesh is deep. It takes some CPU-minu
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import asdict, replace
@@ -31,7 +32,9 @@ GUESSED = Calibration(4, 0.3, 0.0, 0.1, 1.0, (), ())
 
 def main(*words: str) -> int:
     """Returns the exit status."""
-    seeds = runner.seeds_of(words[1]) if words[:1] == ("--seeds",) else [1, 2, 3]
+    parser = argparse.ArgumentParser("python -m simulations.model.calibrate")
+    parser.add_argument("--seeds", metavar="1-2", type=runner.seeds_of, default=[1, 2])
+    seeds = parser.parse_args(words).seeds
     scenario = reading.read(SCENARIO)
     starts, targets, edges = _measure(scenario, seeds)
     found = replace(GUESSED, startup_s=_quantiles(starts), target_s=_quantiles(targets))
