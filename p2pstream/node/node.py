@@ -26,28 +26,15 @@ from p2pstream.errors import BadConfig
 from p2pstream.identity import Address, NodeId, NodeKey, StreamId, secret_bytes
 from p2pstream.net.carrier import QuicCarrier
 from p2pstream.net.drive import Driver
+from p2pstream.node.search import Search
 from p2pstream.swarm import messages as m
-from p2pstream.swarm.partners import PARTNERS_WANTED
 from p2pstream.swarm.protocol import Swarm
 
-FIND_S = 20.0  # A swarm looks for more providers this often; records live 240 s.
-FIND_AGAIN_S = 2.0  # While it has no partner at all; twice as long each time while it has few.
 PROVIDE_AFTER_S = 1.0  # A viewer that stays this long is worth announcing.
 SEEN_AS_MAX = 32  # Peers' words about our address that we remember.
 SWARMS_MAX = 32  # Streams at once: a seed's limit; 64 MiB of window each at most.
 
 OnEffect = Callable[[object], None]
-
-
-def after_find(partners: int, look_s: float) -> tuple[float, float]:
-    """When a swarm looks for providers again, `look_s` after it did so, with so many partners now.
-
-    Returns the seconds until then, and after how many more to count partners the next time. Those
-    who came with us are in nobody's records when we look first, so whoever has few looks again.
-    """
-    if partners >= PARTNERS_WANTED:
-        return FIND_S - look_s, FIND_AGAIN_S
-    return 0.0, min(FIND_S, 2 * look_s) if partners else FIND_AGAIN_S
 
 
 class Node:
@@ -188,13 +175,13 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(driver.run)
                 nursery.start_soon(self._be_found, swarm)
-                look_s = FIND_AGAIN_S
+                search = Search()
                 while True:
-                    self.dht.find(swarm.stream, now=trio.current_time())
-                    self._dht.poke()
-                    await trio.sleep(look_s)
-                    wait_s, look_s = after_find(len(swarm.partners), look_s)
-                    await trio.sleep(wait_s)
+                    now = trio.current_time()
+                    if search.due(len(swarm.partners), flows=swarm.flows(now)):
+                        self.dht.find(swarm.stream, now=now)
+                        self._dht.poke()
+                    await trio.sleep(search.pause_s)
 
     async def _be_found(self, swarm: Swarm) -> None:
         """Announce that we have the stream, once we have, and again when our address changes."""

@@ -56,6 +56,7 @@ __all__ = ["ORIGIN_COPIES", "SEED_COPIES", "Config", "EpochSeen", "InitReady", "
 UPKEEP_S = 1.0  # Maps, parents, partners: design/protocol.md says every 1-2 s.
 GOSSIP_S = 10.0  # Partner exchange (PPTV: at most every 10 s).
 SILENT_S = 6.0  # Three maps missed: the partner is gone.
+STILL_S = 3.0  # Chunks last 2 s at most: without a new one for so long the stream does not come.
 SLEPT_S = 3.0  # Three upkeeps missed: the machine slept, and our partners have given us up.
 SLEPT = "slept"
 INITS_MAX = 32  # Four changes of all renditions.
@@ -95,11 +96,11 @@ class Swarm:
 
     # Of more than 30 Python makes a dictionary, 1.6 kB each: a simulation has thousands.
     __slots__ = (
-        "_dialling", "_epoch_at", "_forked_at", "_from_anybody", "_from_partner", "_giver",
-        "_gossip_at", "_joined", "_limbo", "_links", "_mark", "_noticed_at", "_parenting",
-        "_taker", "_told_end", "_upkeep_at", "candidates", "children", "counters", "ended",
-        "epoch", "first_chunk_at", "forked", "inits", "me", "mesh", "parents", "partners",
-        "role", "stream", "watch", "window",
+        "_dialling", "_edge_at", "_epoch_at", "_forked_at", "_from_anybody", "_from_partner",
+        "_giver", "_gossip_at", "_joined", "_limbo", "_links", "_mark", "_noticed_at", "_parenting",
+        "_taker", "_told_end", "_upkeep_at", "candidates", "children", "counters", "ended", "epoch",
+        "first_chunk_at", "forked", "inits", "me", "mesh", "parents", "partners", "role", "stream",
+        "watch", "window",
     )  # fmt: skip
 
     def __init__(
@@ -148,6 +149,7 @@ class Swarm:
         self._upkeep_at = 0.0
         self._gossip_at = 0.0
         self._noticed_at = -inf  # The last time anything happened here.
+        self._edge_at = -inf  # The last time that the live edge moved.
         self._from_partner, self._from_anybody = self._listeners()
 
     def _listeners(self) -> tuple[dict[type, Callable[..., None]], dict[type, Callable[..., None]]]:
@@ -224,6 +226,10 @@ class Swarm:
         out, self.mesh.out = self.mesh.out, []
         return out
 
+    def flows(self, now: float) -> bool:
+        """Whether the stream comes, or has ended."""
+        return now - self._edge_at < STILL_S or self.ended
+
     # What the node tells us besides messages.
 
     def learn(self, node: NodeId, addresses: Sequence[Address], *, now: float) -> None:
@@ -242,6 +248,7 @@ class Swarm:
         """The broadcaster's: put the next head and its pieces into the mesh."""
         head = signed.head
         self.window.add_head(head)
+        self._edge_at = now
         self.mesh.count_rate(head)
         for rendition, pieces in signed.pieces.items():
             for index, piece in enumerate(pieces):
@@ -467,6 +474,8 @@ class Swarm:
         """A head is ours now. fresh: the live edge moved."""
         self.counters.heads_verified += 1
         self.mesh.count_rate(head)
+        if fresh:
+            self._edge_at = now
         if head.end:
             self._end(head, now)
         if self.watch:

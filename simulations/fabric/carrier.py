@@ -579,8 +579,12 @@ class Carrier:
         self.traffic.bytes_in += FINISH_BYTES
         theirs.dials.pop(self.peer.node, None)
         self.dials.pop(caller.node, None)
-        if caller.node in self.links:
-            return  # Both dialled: the other one was faster.
+        old = self.links.get(caller.node)
+        if old is not None:
+            if theirs.links.get(self.peer.node) is old.twin:
+                return  # Both dialled: the other one was faster.
+            self._down(old)  # The caller has started anew, and knows nothing of it.
+            self.peer.on_link(caller.node, LinkDown("replaced"))
         here = self.end(caller, source, dialled=False, delay_s=delay_s)
         there = theirs.end(self.peer, address, dialled=True, delay_s=delay_s)
         here.twin, there.twin = there, here

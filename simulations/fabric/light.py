@@ -20,7 +20,8 @@ from p2pstream.dht.protocol import Dht
 from p2pstream.errors import Misbehaviour, PeerError
 from p2pstream.identity import Address, NodeId
 from p2pstream.net.drive import NAP_S
-from p2pstream.node.node import FIND_AGAIN_S, PROVIDE_AFTER_S, SEEN_AS_MAX, after_find
+from p2pstream.node.node import PROVIDE_AFTER_S, SEEN_AS_MAX
+from p2pstream.node.search import Search
 from p2pstream.swarm import messages as m
 from simulations.fabric import trace as tr
 from simulations.fabric.carrier import Carrier, Network
@@ -160,7 +161,7 @@ class Light(Peer):
         for peer, link in list(self._up.items()):
             driver.tell(peer, link, self.local())
         life = self.lives
-        self.world.at(self.world.now, self._find, life, FIND_AGAIN_S)
+        self.world.at(self.world.now, self._find, life, Search())
         first_s = 0.0 if self.role is m.Role.ORIGIN else PROVIDE_AFTER_S
         self.world.at(self.world.now + first_s, self._be_found, life, None)
 
@@ -320,18 +321,14 @@ class Light(Peer):
 
     # Finding others, and being found (`Node._keep_swarm`, `Node._be_found`).
 
-    def _find(self, life: int, look_s: float) -> None:
+    def _find(self, life: int, search: Search) -> None:
         if not self.alive or life != self.lives or self.swarm is None or self.dht is None:
             return
-        if not self.frozen:
-            self.dht.find(self.stream, now=self.local())
+        swarm, now = self.swarm, self.local()
+        if not self.frozen and search.due(len(swarm.partners), flows=swarm.flows(now)):
+            self.dht.find(self.stream, now=now)
             self._dht.poke()
-        self.world.at(self.world.now + look_s, self._find_again, life, look_s)
-
-    def _find_again(self, life: int, look_s: float) -> None:
-        if self.alive and life == self.lives and self.swarm is not None:
-            wait_s, look_s = after_find(len(self.swarm.partners), look_s)
-            self.world.at(self.world.now + wait_s, self._find, life, look_s)
+        self.world.at(self.world.now + search.pause_s, self._find, life, search)
 
     def _be_found(self, life: int, announced: Address | None) -> None:
         if not self.alive or life != self.lives or self.swarm is None or self.dht is None:

@@ -88,6 +88,34 @@ def test_a_link_takes_two_round_trips_of_the_dialler_and_one_and_a_half_of_the_o
     assert not b.carrier.unproven, "it has proven its address"
 
 
+def test_who_starts_anew_under_its_old_identity_need_not_wait_for_idle_timers() -> None:
+    """As `QuicCarrier._prefers`: who dials does not have the link that we still have."""
+    bench = Bench(rtt_s=0.1)
+    a, b = bench.ear(), bench.ear()
+    bench.link(a, b)
+    a.carrier.vanish()
+    bench.world.run_until(bench.world.now + 1.0)
+    assert b.heard == []
+    bench.dial(a, b)
+    bench.world.run_until(bench.world.now + 1.0)
+
+    assert [type(happening) for _, happening in b.heard] == [LinkDown, LinkUp]
+    assert b.carrier.links[a.node].twin is a.carrier.links[b.node]
+    bench.world.run_until(bench.world.now + 2 * IDLE_S)
+    assert a.node in b.carrier.links, "the old link's timer does not end the new one"
+
+
+def test_of_two_that_dial_each_other_one_link_stays() -> None:
+    bench = Bench()
+    a, b = bench.ear(), bench.ear()
+    bench.dial(a, b)
+    bench.dial(b, a)
+    bench.world.run_until(1.0)
+
+    assert [[type(happening) for _, happening in ear.heard] for ear in (a, b)] == [[LinkUp]] * 2
+    assert b.carrier.links[a.node].twin is a.carrier.links[b.node]
+
+
 OPEN = (Kind.NONE, Kind.FULL_CONE, Kind.RESTRICTED, Kind.CONE, Kind.SYMMETRIC)
 
 
