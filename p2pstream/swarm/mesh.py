@@ -27,7 +27,8 @@ from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
 PULL_COPIES = 0.5  # Of the upload, for pulls: repairs must not wait for a full house. Wild guess.
-NEEDY_S = 5.0  # For so long after a request for pieces, or a new partner, maps come sooner. Guess.
+# For so long after a request for pieces, or a new partner, maps come sooner. Guess; 5 s do no more.
+NEEDY_S = 2.5
 
 
 @dataclass(frozen=True, slots=True)
