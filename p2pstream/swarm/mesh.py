@@ -27,8 +27,7 @@ from p2pstream.swarm.watch import Watch
 from p2pstream.wire.codec import Message
 
 PULL_COPIES = 0.5  # Of the upload, for pulls: repairs must not wait for a full house. Wild guess.
-# For so long after a request for pieces, or a new partner, maps come sooner. Guess; 5 s do no more.
-NEEDY_S = 2.5
+NEEDY_S = 5.0  # For so long after a request for pieces, or a new partner, maps come sooner. Guess.
 
 
 @dataclass(frozen=True, slots=True)
