@@ -79,6 +79,7 @@ class Playout:
         self._begin_at: float | None = None  # When `start` was called, until that chunk has left.
         self._look_at = inf  # Until then: when to see again whether it may leave.
         self._moved_to = -1  # The first seq of the present time line.
+        self._void = range(0)  # Between the line before and that: there are no such chunks.
         self._waiting = False  # The next chunk is due and not here.
         self._free_at = -inf  # When the last stall ended: no moment is counted twice.
         self._stalled_at: float | None = None  # When the chunk we wait for was due.
@@ -108,20 +109,20 @@ class Playout:
         extends the live edge, so it tells where live is.
         """
         self._line[seq] = end_s, duration_s
-        if seq > self._latest:
-            self._latest = seq
+        before, self._latest = self._latest, max(seq, self._latest)
         while len(self._line) > TIMELINE_MAX:
             del self._line[next(iter(self._line))]
         if fresh:
-            self._note_edge(seq, end_s, now)
+            self._note_edge(seq, before, end_s, now)
         self.take_at = self._next_at()
 
-    def _note_edge(self, seq: int, end_s: float, now: float) -> None:
+    def _note_edge(self, seq: int, before: int, end_s: float, now: float) -> None:
+        """before: the highest seq until now."""
         offset = now - end_s
         edges = self._edges
         if edges and abs(offset - self._offset_s) > self.config.behind_s_max:
             edges.clear()  # The time line itself moved: the broadcaster started anew.
-            self._moved_to = seq
+            self._moved_to, self._void = seq, range(before + 1, seq)
         self._offset_s = offset
         while edges and edges[-1][1] >= offset:
             edges.pop()  # It will never be the smallest again.
@@ -287,7 +288,8 @@ class Playout:
         key = self._shelf.next_key(self.next_seq)
         if key is None:
             return False
-        self.counters.skipped += key - self.next_seq
+        void = range(max(self.next_seq, self._void.start), min(key, self._void.stop))
+        self.counters.skipped += key - self.next_seq - len(void)
         if self._stalled_at is not None:
             self.counters.stall_s += now - self._stalled_at
             self._free_at = now
