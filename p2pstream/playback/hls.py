@@ -31,6 +31,7 @@ TARGET_S = 2  # facts/media.md 8: a key frame every 2 s.
 PART_TARGET_S = 0.224  # facts/media.md 4: 1.12 chunks of 200 ms.
 HOLD_BACK_PARTS = 3  # Section 4.4.3.8: PART-HOLD-BACK SHOULD be at least three part targets.
 RELOAD_AHEAD_MAX = 2  # Section 6.2.5.2: a msn further ahead of the last one is an error.
+DATE_OFF_MS_MAX = 5000  # Wild guess: what a date may be off. A broadcaster's stall is 1 s or more.
 
 _NO_CODECS = re.compile(r"[^A-Za-z0-9.,-]")  # RFC 6381, and nothing that could end a quoted-string.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,10 +50,14 @@ class Part:
 
 @dataclass(slots=True)
 class Segment:
-    """A run of parts with one init. It is complete when nothing can be added any more."""
+    """A run of parts with one init. It is complete when nothing can be added any more.
+
+    date_ms: when its first picture was captured, Unix milliseconds; see `LiveWindow._date_ms`.
+    """
 
     msn: int
     discontinuity: bool
+    date_ms: float
     parts: list[Part] = field(default_factory=list)
     complete: bool = False
 
@@ -89,6 +94,7 @@ class LiveWindow:
         self._segment_s = float(target_s)  # How long segments are, by the distance of key chunks.
         self._since_key_s = 0.0
         self._discontinuities_gone = 0
+        self._dates_from = 0  # The first segment whose date is told.
 
     def add_init(self, init: Init, init_hash: bytes) -> None:
         """Make an init known, before the first chunk that is decoded with it."""
@@ -229,10 +235,27 @@ class LiveWindow:
         return chunk.key and segment.seconds >= self.target_s / 2
 
     def _start_segment(self, chunk: Chunk) -> None:
+        date_ms = self._date_ms(chunk)
         if self._segments:
             self._segments[-1].complete = True
-        self._segments.append(Segment(self._next_msn, chunk.discontinuity))
+        self._segments.append(Segment(self._next_msn, chunk.discontinuity, date_ms))
         self._next_msn += 1
+
+    def _date_ms(self, chunk: Chunk) -> float:
+        """The date of the segment that begins with `chunk`.
+
+        Dates follow the durations, not the broadcaster's clock: hls.js places by the dates what
+        it has not played, and if they say other than the durations it skips a part of every
+        segment. So where that would be too far from the truth, earlier dates are told no more.
+        """
+        if not self._segments or chunk.discontinuity:
+            return chunk.captured_ms
+        last = self._segments[-1]
+        date_ms = last.date_ms + last.seconds * 1000
+        if abs(chunk.captured_ms - date_ms) <= DATE_OFF_MS_MAX:
+            return date_ms
+        self._dates_from = self._next_msn
+        return chunk.captured_ms
 
     def _count_key(self, chunk: Chunk) -> None:
         if chunk.key:
@@ -290,7 +313,8 @@ class LiveWindow:
             if segment.discontinuity or segment.init != init:
                 yield f'#EXT-X-MAP:URI="{segment.init.hex()}.mp4"'
                 init = segment.init
-            yield f"#EXT-X-PROGRAM-DATE-TIME:{_date(segment.parts[0].chunk.captured_ms)}"
+            if segment.msn >= self._dates_from:
+                yield f"#EXT-X-PROGRAM-DATE-TIME:{_date(segment.date_ms)}"
             if segment.msn > with_parts:
                 yield from (_part_line(part) for part in segment.parts)
             if segment.complete:
@@ -311,8 +335,8 @@ def _part_line(part: Part) -> str:
     return f'#EXT-X-PART:DURATION={part.chunk.seconds:.5f},URI="{uri}"{independent}'
 
 
-def _date(unix_ms: int) -> str:
-    date = _EPOCH + timedelta(milliseconds=min(max(unix_ms, 0), _MS_MAX))
+def _date(unix_ms: float) -> str:
+    date = _EPOCH + timedelta(milliseconds=min(max(round(unix_ms), 0), _MS_MAX))
     return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p2pstream.playback.hls import (
     BEHIND_PARTS_MAX,
+    DATE_OFF_MS_MAX,
     INITS_MAX,
     PARTS_MAX,
     SEGMENT_BYTES_MAX,
@@ -21,6 +22,7 @@ from p2pstream.playback.hls import (
 from p2pstream.stream.chunk import TICKS_PER_S, Chunk, Init
 
 INITS = [bytes([n]) * 16 for n in range(4)]
+START_MS = 1_700_000_000_000  # 2023-11-14T22:13:20Z
 
 
 def window(**settings: float) -> LiveWindow:
@@ -38,7 +40,7 @@ def chunk(
     init: int = 0,
     ms: int = 200,
     discontinuity: bool = False,
-    captured_ms: int = 1_700_000_000_000,
+    captured_ms: int = START_MS,
     data: bytes = b"",
 ) -> Chunk:
     return Chunk(
@@ -52,6 +54,11 @@ def chunk(
         discontinuity=discontinuity,
         pieces=(data or b"chunk %d;" % seq,),
     )
+
+
+def dates(live: LiveWindow) -> dict[int, str]:
+    """By segment: the second of its date."""
+    return {msn: date[17:-1] for msn, date in parse(live.playlist()).dates.items()}
 
 
 def fill(live: LiveWindow, chunks: int, *, every: int = 10) -> None:
@@ -133,7 +140,7 @@ def test_only_a_flagged_chunk_is_a_discontinuity_and_those_gone_are_counted() ->
 
 
 def test_a_hole_in_the_sequence_does_not_end_a_segment() -> None:
-    """Playout skips a chunk that came too late; the date of the next segment tells the truth."""
+    """Playout skips a chunk that came too late."""
     live = window()
     live.add(chunk(0, key=True))
     live.add(chunk(2))
@@ -186,6 +193,33 @@ def test_no_date_breaks_a_playlist(captured_ms: int) -> None:
     live.add(chunk(0, key=True, captured_ms=captured_ms))
 
     parse(live.playlist())
+
+
+def test_dates_follow_the_durations_when_the_broadcaster_stalls() -> None:
+    """hls.js places what it has not played by dates and durations, which must say the same."""
+    live = window()
+    fill(live, 10)
+    for seq in range(10, 30):
+        live.add(chunk(seq, key=seq % 10 == 0, captured_ms=START_MS + 1500))
+
+    assert dates(live) == {0: "20.000", 1: "22.000", 2: "24.000"}
+
+
+def test_a_date_that_is_far_off_is_mended_and_no_earlier_one_is_told() -> None:
+    live = window()
+    fill(live, 20)
+    for seq in range(20, 40):
+        live.add(chunk(seq, key=seq % 10 == 0, captured_ms=START_MS + DATE_OFF_MS_MAX + 1))
+
+    assert dates(live) == {2: "29.001", 3: "31.001"}
+
+
+def test_a_discontinuity_begins_with_its_own_date() -> None:
+    live = window()
+    fill(live, 5)
+    live.add(chunk(5, key=True, discontinuity=True, captured_ms=START_MS + 1500))
+
+    assert dates(live) == {0: "20.000", 1: "22.500"}
 
 
 # What a reload waits for (RFC 8216bis, 6.2.5.2).
@@ -284,6 +318,7 @@ class Parsed:
     dropped: int = 0
     segments: dict[int, float] = field(default_factory=dict)
     parts: dict[tuple[int, int], float] = field(default_factory=dict)
+    dates: dict[int, str] = field(default_factory=dict)
     discontinuities: int = 0
     hint: tuple[int, int] | None = None
     ended: bool = False
@@ -334,6 +369,8 @@ def parse(text: str) -> Parsed:  # noqa: C901, PLR0912 - a table: one case a kin
                 mapped = False
             case "map":
                 mapped = True
+            case "date":
+                parsed.dates[parsed.first + len(parsed.segments)] = match[1]
             case "part":
                 parsed.parts[int(match[2]), int(match[3])] = float(match[1])
                 assert float(match[1]) <= parsed.part_target_s
