@@ -34,11 +34,14 @@ def run_one(
     record: bool = False,
 ) -> Outcome:  # fmt: skip
     """One seed. record: keep every event, for `diff`. Raises what `tiers.simulation` raises."""
-    gc.collect()  # The run before this one: no other collects what it leaves.
+    gc.unfreeze()
+    gc.collect()  # The run before this one.
     simulation = tiers.simulation(tier, scenario, seed)
     if record and isinstance(simulation, Simulation):
         simulation.world.trace.recorded = []
-    return simulation.run(progress)
+    outcome = simulation.run(progress)
+    gc.freeze()  # What it leaves: a process that ends now need not look through all that.
+    return outcome
 
 
 def row_of(outcome: Outcome) -> Row:

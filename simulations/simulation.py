@@ -120,10 +120,10 @@ class Simulation:
         try:
             with shared_verification() as verified:
                 verdicts = self._pass(progress)
+            return self._outcome(verdicts, process_time() - began, verified.asked)
         finally:
             gc.enable()
             gc.unfreeze()
-        return self._outcome(verdicts, process_time() - began, verified.asked)
 
     def _pass(self, progress: Progress | None) -> list[Verdict]:
         """Let everything happen, then judge."""
@@ -131,7 +131,8 @@ class Simulation:
         while at < end:
             at = min(end, at + 1.0)
             self.world.run_until(at)
-            self._tidy(at)
+            if at < end:
+                self._tidy(at)
             if progress is not None:
                 progress(at, end)
         return self._judge()
