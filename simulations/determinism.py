@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from p2pstream.errors import UserError
 from simulations.reading import find, read
 from simulations.runner import run_one, seeds_of
 
@@ -38,9 +39,14 @@ def main(*words: str) -> int:
     parser.add_argument("--tier", choices=NAMES, default="core")
     parser.add_argument("--seeds", help="1-20; in the quic tier 1-3")
     wanted = parser.parse_args(words)
-    seeds = wanted.seeds or SEEDS[wanted.tier]
+    seeds, names = wanted.seeds or SEEDS[wanted.tier], wanted.names or NAMES[wanted.tier]
+    try:
+        for name in names:
+            read(find(name))
+    except UserError as error:
+        parser.error(f"{error}. {error.hint}")
     wrong = 0
-    for name in wanted.names or NAMES[wanted.tier]:
+    for name in names:
         for problem in problems(name, seeds, wanted.tier):
             wrong += 1
             sys.stdout.write(f"{Path(name).stem:<16} {problem}\n")
