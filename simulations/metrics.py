@@ -32,8 +32,8 @@ NAMES = (
     "offload", "offload_limit", "offload_of_limit", "origin_copies",
     "duplicate_ratio", "control_ratio", "pieces_verified", "pieces_refused",
     "upload_fairness", "repair_s", "lookup_s_p50", "lookup_s_p95", "lookup_hops_p50",
-    "signatures_checked", "peer_s", "peer_s_per_cpu_s", "cpu_s_per_viewer_s", "never_played",
-    "viewers_mean", "viewers_stalled_at_end",
+    "signatures_checked", "peer_s", "peer_s_per_cpu_s", "peer_s_per_m_rounds",
+    "cpu_s_per_viewer_s", "never_played", "viewers_mean", "viewers_stalled_at_end",
 )  # fmt: skip
 CLASS_NAMES = (
     "peers", "up_kbps", "given_share", "gave_copies", "lag_s_p50", "lag_s_p95", "stall_ratio",
@@ -180,7 +180,7 @@ class Metrics:
     # Adding up.
 
     def figures(self, cpu_s: float) -> dict[str, Any]:
-        """All of `NAMES` but `signatures_checked`."""
+        """All of `NAMES` but `signatures_checked` and `peer_s_per_m_rounds`."""
         self._close()
         sim, lives = self.sim, [life for life in self.lives if self._measured(life)]
         lags = sorted(lag for life in lives for lag in life.lags)

@@ -41,7 +41,7 @@ class WholeSimulation(Simulation):
             end = self.scenario.duration_s
             for at in range(1, int(end) + 1):
                 await self._until(at)
-                self._tidy(at)
+                self._between(at)
                 if progress is not None:
                     progress(at, end)
             await self._until(end)

@@ -18,7 +18,8 @@ from simulations.reading import load, make
 from simulations.scenario import Scenario
 from simulations.simulation import Outcome, Progress, Simulation
 
-MEASURED_HERE = {"peer_s_per_cpu_s", "cpu_s_per_viewer_s"}  # Of this machine, not of the mesh.
+# Of this machine, not of the mesh.
+MEASURED_HERE = {"peer_s_per_cpu_s", "peer_s_per_m_rounds", "cpu_s_per_viewer_s"}
 # Student's t for a two-sided 95 % interval, by degrees of freedom; 1.96 beyond the table.
 T_95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,

@@ -27,6 +27,7 @@ from simulations.population import Population
 from simulations.scenario import Group, Scenario
 from simulations.studio import Studio
 from simulations.verifying import shared_verification
+from simulations.yardstick import Yardstick
 
 TICKET_SEEDS_MAX = 7  # And the broadcaster itself: access.SEEDS_MAX is 8.
 TIDY_S = 60  # Nodes that have left lie in cycles. Each 10 s it was 3 % of a short run.
@@ -95,6 +96,7 @@ class Simulation:
         if any(peer.twist for peer in self.peers):  # Else what is sent is what arrives.
             watchers.arrived = _all_of(self._overriding("arrived"))
         self.world.at(1.0, self._each_second)
+        self._yardstick = Yardstick()
 
     @property
     def peers(self) -> list[Peer]:
@@ -120,7 +122,8 @@ class Simulation:
         try:
             with shared_verification() as verified:
                 verdicts = self._pass(progress)
-            return self._outcome(verdicts, process_time() - began, verified.asked)
+            cpu_s = process_time() - began - self._yardstick.cpu_s
+            return self._outcome(verdicts, cpu_s, verified.asked)
         finally:
             gc.enable()
             gc.unfreeze()
@@ -131,13 +134,16 @@ class Simulation:
         while at < end:
             at = min(end, at + 1.0)
             self.world.run_until(at)
-            if at < end:
-                self._tidy(at)
+            self._between(at)
             if progress is not None:
                 progress(at, end)
         return self._judge()
 
-    def _tidy(self, at: float) -> None:
+    def _between(self, at: float) -> None:
+        """After each virtual second."""
+        self._yardstick.measure()
+        if at >= self.scenario.duration_s:
+            return
         if int(at) % TIDY_S == 0:
             gc.collect(1)
         if len(self.peers) >= CROWD and int(at) % GROWN_S == 0:
@@ -145,6 +151,7 @@ class Simulation:
 
     def _outcome(self, verdicts: list[Verdict], cpu_s: float, checked: int) -> Outcome:
         figures = self.metrics.figures(cpu_s)
+        figures["peer_s_per_m_rounds"] = self._yardstick.beside(figures["peer_s_per_cpu_s"])
         figures["signatures_checked"] = checked
         verdicts += bounds(self.scenario, figures, self.metrics.by_class())
         return Outcome(

@@ -29,6 +29,7 @@ SHOWN = (
     ("offload", "carried by others than the origin", "%"), ("offload_limit", "  at most", "%"),
     ("duplicate_ratio", "sent twice", "%"), ("control_ratio", "overhead", "%"),
     ("repair_s", "repaired after", "s"), ("peer_s_per_cpu_s", "peer-seconds a CPU-second", ""),
+    ("peer_s_per_m_rounds", "  for a million rounds of a loop", ""),
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ class Tally:
     # Adding up.
 
     def figures(self, gave: Floats, faults: list[Report], cpu_s: float) -> dict[str, Any]:
-        """All of `NAMES`."""
+        """All of `NAMES`, but None for what the model does not count and `peer_s_per_m_rounds`."""
         viewers = self.homes.viewer
         started = viewers & (self.first_at < np.inf)
         starts = self.first_at[started] - self.homes.comes_at[started]

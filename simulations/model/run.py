@@ -33,6 +33,7 @@ from simulations.model.mesh import Level, Mesh
 from simulations.scenario import Kill, MassLeave, Scenario
 from simulations.simulation import Outcome, Progress
 from simulations.studio import KEY_FRAME
+from simulations.yardstick import Yardstick
 
 EDGE_S = (
     5.0  # The earliest head of this and the last such time counts: `EDGE_MEMORY_S` in the mean.
@@ -68,6 +69,7 @@ class Model:
         self._faults = sorted(scenario.faults, key=lambda fault: fault.at_s)
         self._lossy = bool((self.homes.loss > 0).any())
         self._trace = blake2b(digest_size=16)
+        self._yardstick = Yardstick()
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """All phases."""
@@ -78,9 +80,12 @@ class Model:
             self.mesh.settle(now=now)
             self._chunk(seq, now)
             seq += 1
-            if progress is not None and seq % 5 == 0:
+            if seq % 5:
+                continue
+            self._yardstick.measure()
+            if progress is not None:
                 progress(now, end)
-        return self._outcome(process_time() - began)
+        return self._outcome(process_time() - began - self._yardstick.cpu_s)
 
     def edge_s(self) -> float:
         """How late after the broadcaster the earliest heads come, on average."""
@@ -226,6 +231,7 @@ class Model:
 
     def _outcome(self, cpu_s: float) -> Outcome:
         found = self.tally.figures(self.gave, self.reports, cpu_s)
+        found["peer_s_per_m_rounds"] = self._yardstick.beside(found["peer_s_per_cpu_s"])
         by_class = self.tally.by_class(self.gave)
         verdicts = bounds(self.scenario, found, by_class)
         bite = all(report.touched for report in self.reports)

@@ -14,6 +14,7 @@ from p2pstream.cli import simulate
 from p2pstream.errors import UserError
 from simulations import compare, determinism, runner
 from simulations.reading import read
+from simulations.yardstick import Yardstick
 from tests.simulations.small import run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -129,6 +130,18 @@ def test_figures_carry_the_names_of_the_demo_and_keep_their_bounds() -> None:
     assert figures["offload"] <= figures["offload_limit"]
     assert figures["lag_s_max"] >= figures["lag_bound_s"] > 0.2
     assert 0 < figures["control_ratio"] < 0.5
+
+
+def test_what_a_run_cost_is_told_beside_a_plain_loop() -> None:
+    figures = run().figures
+    loop = figures["peer_s_per_cpu_s"] / figures["peer_s_per_m_rounds"]
+
+    yardstick = Yardstick()
+    for _ in range(100):
+        yardstick.measure()
+
+    assert yardstick.cpu_s > 0
+    assert 0.02 < loop / yardstick.m_rounds_per_cpu_s < 50, "the same loop, in another moment"
 
 
 def test_intervals() -> None:
