@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_address
-from itertools import count, takewhile
+from itertools import takewhile
 from math import inf
 from typing import Annotated, Protocol
 
@@ -183,7 +183,7 @@ class Link:
         # Outgoing.
         self._control: deque[_Waiting] = deque()
         self._parcels: list[tuple[float, int, bytes]] = []  # A heap: when it expires.
-        self._order = count()
+        self._order = 0  # Of the last parcel queued.
         self._queued_bytes = 0
         self._started: dict[int, float] = {}  # Stream of a parcel in the engine to its expiry.
         self._unsent_bytes = 0  # In the engine.
@@ -283,7 +283,8 @@ class Link:
             return
         self._queued_bytes = queued
         if parcel:
-            heapq.heappush(self._parcels, (expires_at, next(self._order), data))
+            self._order += 1
+            heapq.heappush(self._parcels, (expires_at, self._order, data))
         else:
             self._control.append(_Waiting(data, expires_at))
 
