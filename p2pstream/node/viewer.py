@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -171,5 +171,9 @@ def recording(path: str, stdout: BinaryIO) -> Iterator[Recorder]:
         raise DiskFull(
             f"cannot write {path}: {error.strerror}", hint="Name a file in a folder you may write."
         ) from None
-    with out:
+    try:
         yield Recorder(out, path)
+    finally:
+        # Each chunk is flushed, so only what a full disk has refused is left, which `failed` told.
+        with suppress(OSError):
+            out.close()
