@@ -20,7 +20,10 @@ JOBS = 2
 def main(*words: str) -> int:
     """Returns the exit status: how many scenarios fail."""
     parser = argparse.ArgumentParser("python -m simulations.baseline")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a scenario; all without any")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", type=reading.readable,
+        help="a scenario; all without any",
+    )  # fmt: skip
     parser.add_argument("--accept", action="store_true", help="write new baselines")
     wanted = parser.parse_args(words)
     failed = 0

@@ -28,7 +28,9 @@ UNLIKE = {"stall_ratio", "offload", *runner.MEASURED_HERE}  # A share of these s
 def main(*words: str) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser("python -m simulations.beside")
-    parser.add_argument("names", nargs="*", metavar="SCENARIO", help="four without any")
+    parser.add_argument(
+        "names", nargs="*", metavar="SCENARIO", type=reading.readable, help="four without any"
+    )
     parser.add_argument("--seeds", metavar="1-6", type=runner.seeds_of, default=[*SEEDS])
     parser.add_argument("--write", action="store_true", help=f"into docs/{PAGE.name}")
     wanted = parser.parse_args(words)

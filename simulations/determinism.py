@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from p2pstream.errors import UserError
-from simulations.reading import find, read
+from simulations.reading import find, read, readable
 from simulations.runner import run_one, seeds_of
 
 # By tier. Between them they use dice for distances, losses, NATs, clocks, faults and lies.
@@ -35,16 +34,13 @@ def main(*words: str) -> int:
         _tell_hashes(*words[1:])
         return 0
     parser = argparse.ArgumentParser("python -m simulations.determinism")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a scenario; some without any")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", type=readable, help="a scenario; some without any"
+    )
     parser.add_argument("--tier", choices=NAMES, default="core")
     parser.add_argument("--seeds", help="1-20; in the quic tier 1-3")
     wanted = parser.parse_args(words)
     seeds, names = wanted.seeds or SEEDS[wanted.tier], wanted.names or NAMES[wanted.tier]
-    try:
-        for name in names:
-            read(find(name))
-    except UserError as error:
-        parser.error(f"{error}. {error.hint}")
     wrong = 0
     for name in names:
         for problem in problems(name, seeds, wanted.tier):

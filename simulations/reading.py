@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 import typing
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def find(name: str) -> Path:
 def read(path: Path) -> Scenario:
     """The scenario in `path`, all of it checked. Raises `BadConfig`."""
     return make(load(path), str(path))
+
+
+def readable(name: str) -> str:
+    """`name`, when its scenario is there and right. Raises what `argparse` shows of a `type`."""
+    try:
+        read(find(name))
+    except BadConfig as error:
+        raise ArgumentTypeError(f"{error}. {error.hint}") from None
+    return name
 
 
 def load(path: Path) -> dict[str, Any]:

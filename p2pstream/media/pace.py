@@ -54,7 +54,7 @@ class Unpaced(Pacer):
     def __init__(self) -> None:
         super().__init__(now=lambda: 0.0, sleep=lambda _: None)
 
-    def wait(self, ticks: int) -> float:  # noqa: ARG002
+    def wait(self, ticks: int) -> float:  # noqa: ARG002  # As its parent's.
         """Return at once."""
         return 0.0
 

@@ -44,8 +44,9 @@ def main() -> None:
 
 
 def _run(order: Order, pipe: int, stopping: threading.Event) -> None:
+    # The only clock: the worker is its own hands.
     pacer = Pacer(time.monotonic, time.sleep) if order.paced else Unpaced()  # noqa: TID251
-    clock = Clock(time.monotonic, time.time)  # noqa: TID251  The worker's hands: the only clock.
+    clock = Clock(time.monotonic, time.time)  # noqa: TID251
     try:
         for record in produce(order, pacer, clock):
             _write(pipe, record)

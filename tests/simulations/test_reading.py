@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from p2pstream.cli import simulate
 from p2pstream.errors import BadConfig
-from simulations import reading
+from simulations import baseline, beside, determinism, reading
 from simulations.reading import make
 from simulations.scenario import Lognormal
 from tests.simulations.small import ORIGIN, values
@@ -112,3 +113,12 @@ def test_a_name_that_is_none_and_the_exit_code() -> None:
     assert isinstance(result.exception, BadConfig)
     assert result.exception.exit_code == 6
     assert result.exception.hint == "Did you mean steady?"
+
+
+@pytest.mark.parametrize("main", [baseline.main, beside.main, determinism.main])
+def test_a_name_that_there_is_not_is_said_before_anything_runs(
+    main: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main("stedy")
+    assert "there is no scenario 'stedy'. Did you mean steady?" in capsys.readouterr().err
