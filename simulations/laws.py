@@ -84,8 +84,11 @@ def arrivals(law: Arrivals, count: int, rng: Random) -> list[float]:
     match law:
         case Cold():
             return [law.at_s] * count
-        case Steady():
-            return [law.at_s + nth * law.apart_s * (0.5 + rng.random()) for nth in range(count)]
+        case Steady():  # Each in an interval of its own, or the last of many come ever more rarely.
+            return [
+                law.at_s + (nth + rng.random() - 0.5 if nth else 0.0) * law.apart_s
+                for nth in range(count)
+            ]
         case Flash() | Zap():
             return sorted(law.at_s + law.over_s * rng.random() for _ in range(count))
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from simulations.behaviours import twist_of
 from simulations.checkers import FaultsBite
 from simulations.fabric.carrier import Cut
 from simulations.fabric.nat import Kind, Nat
-from simulations.scenario import Flash, Group, Zap
+from simulations.scenario import Flash, Group, Steady, Zap
 from simulations.simulation import Simulation
 from tests.simulations.pair import Bench, Ear, piece
 from tests.simulations.small import run, scenario, verdict
@@ -222,7 +223,13 @@ def test_one_host_less_leaves_the_choice_of_the_others() -> None:
 
 def test_a_flash_is_a_flash() -> None:
     """Of zappers the first arrivals are those of a crowd."""
-    from random import Random
-
     crowd, zappers = Flash(over_s=3, at_s=2), Zap(over_s=3, at_s=2)
     assert laws.arrivals(crowd, 9, Random(4)) == laws.arrivals(zappers, 9, Random(4))
+
+
+def test_a_steady_stream_of_guests_is_as_steady_at_its_end() -> None:
+    """Each comes in an interval of its own; it is not the spread that grows with their number."""
+    times = laws.arrivals(Steady(at_s=2, apart_s=0.1), 1000, Random(4))
+    assert times == sorted(times)
+    assert times[0] == 2
+    assert all(abs(at - 2 - nth * 0.1) <= 0.05 + 1e-9 for nth, at in enumerate(times))
